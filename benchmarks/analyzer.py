@@ -79,6 +79,16 @@ def planted(args: argparse.Namespace) -> None:
                 f"  separation {three.score.separation:.2f}" + (f"  {seconds:.2f} s" if name == "ours" else ""),
                 flush=True,
             )
+        # The validation's power: read-outs of what one block holds change at its boundaries and nowhere else.
+        three = find_blocks(ours, BlocksOptions(count=3))
+        for number, node in enumerate((0, 4, 8)):
+            along_signal = found.arrays[node] @ np.ones(found.arrays[node].shape[1])
+            checked = validate_by_readout(three, found, (along_signal > np.median(along_signal)).astype(int))
+            print(
+                f"planted noise {noise} read-out of what block {number} holds, by block "
+                f"{np.round(checked.by_block, 2).tolist()}  contrast {checked.contrast:.1f} (p {checked.p:.3f})",
+                flush=True,
+            )
 
 
 def glorot(args: argparse.Namespace) -> None:
@@ -119,51 +129,42 @@ def modules(args: argparse.Namespace) -> None:
         found = cluster_units(graph_of_matrices(matrices), ClusterOptions(k=4, shuffles=args.shuffles))
         ari = adjusted_rand_score(np.concatenate(labels), found.labels)
         print(f"modules {inside}/{outside} clustering ARI {ari:.3f}  n-cut {found.ncut:.3f}  z {found.z:+.1f}")
-        # Signed weights as in a trained net with modules; ReLU units, no alignment.
+        # Every weight has a sign of its own: units of a module share the places of their weights, no signed feature.
         inputs = rng.standard_normal((2000, 64))
         hidden = np.maximum(inputs @ matrices[0].T, 0)
         outputs = np.maximum(hidden @ matrices[1].T, 0) @ matrices[2].T
         names = [f"n{i}" for i in range(64)]
-        tree = find_hierarchy(hidden, inputs, outputs, names, odd=False)
-        profile = find_hierarchy_by_modules(tree.features, labels[0], labels[3])
-        signed = adjusted_rand_score(labels[1], tree.cut(4))
+        aris = {}
+        for by in ("signed", "magnitude"):
+            tree = find_hierarchy(hidden, inputs, outputs, names, odd=False, by=by)  # type: ignore[arg-type]
+            aris[by] = adjusted_rand_score(labels[1], tree.cut(4))
         print(
-            f"modules {inside}/{outside} Ward ARI on signed correlations {signed:.3f}"
-            f"  on their squares summed by module {adjusted_rand_score(labels[1], profile):.3f}",
-            flush=True,
-        )
-    print(f"modules trained two-task nets, Ward ARI {two_task_trees(args.seed)}")
-
-
-def find_hierarchy_by_modules(
-    features: NDArray[np.float64], inputs: NDArray[np.int64], outputs: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Four clusters by Ward of how much a unit's correlations lie in each module: what random signs hide."""
-    from scipy.cluster.hierarchy import fcluster, linkage
-
-    squares = features**2
-    made = [squares[:, :64][:, inputs == m].sum(1) for m in range(4)]
-    made += [squares[:, 64:][:, outputs == m].sum(1) for m in range(4)]
-    found: NDArray[np.int64] = fcluster(linkage(np.stack(made, 1), method="ward"), 4, criterion="maxclust")
-    return found
-
-
-def two_task_trees(seed: int) -> list[str]:
-    """Two separate nets side by side, each with positive weights inside: the tree's first split."""
-    found = []
+            f"modules {inside}/{outside} random signs, ReLU: Ward ARI of signed features {aris['signed']:.3f}, of "
+            f"magnitudes {aris['magnitude']:.3f}", flush=True,
+        )  # fmt: skip
     for strength in (0.3, 0.1, 0.0):
-        rng = np.random.default_rng(seed)
-        side = np.repeat([0, 1], 16)
-        same = side[:, None] == side[None]
-        first, second = (
-            np.where(same, np.abs(rng.standard_normal((32, 32))), strength * rng.standard_normal((32, 32)))
-            for _ in range(2)
-        )
-        inputs = rng.standard_normal((2000, 32))
-        hidden = np.maximum(inputs @ first.T, 0)
-        tree = find_hierarchy(hidden, inputs, hidden @ second.T, [f"n{i}" for i in range(32)], odd=False)
-        found.append(f"between {strength}: {adjusted_rand_score(side, tree.cut(2)):.3f}")
-    return found
+        print(f"modules two nets in one, {strength} between: Ward ARI {two_nets(args.seed, strength)}", flush=True)
+
+
+def two_nets(seed: int, strength: float) -> str:
+    """Two separate nets side by side with positive weights inside: the tree's first split, for ReLU and for tanh units
+    half of which are negated (what they write as well), with and without alignment of signs."""
+    rng = np.random.default_rng(seed)
+    side = np.repeat([0, 1], 16)
+    same = side[:, None] == side[None]
+    first, second = (
+        np.where(same, np.abs(rng.standard_normal((32, 32))), strength * rng.standard_normal((32, 32)))
+        for _ in range(2)
+    )
+    inputs, names = rng.standard_normal((2000, 32)), [f"n{i}" for i in range(32)]
+    flips = rng.choice([-1.0, 1.0], 32)
+    relu, tanh = np.maximum(inputs @ first.T, 0), np.tanh(inputs @ first.T / 4)
+    found = {}
+    for name, hidden, odd in (("ReLU", relu, False), ("negated tanh", tanh, True), ("not aligned", tanh, False)):
+        signs = np.ones(32) if name == "ReLU" else flips
+        tree = find_hierarchy(hidden * signs, inputs, hidden @ second.T, names, odd=odd)
+        found[name] = adjusted_rand_score(side, tree.cut(2))
+    return "  ".join(f"{name} {value:.3f}" for name, value in found.items())
 
 
 def modular(args: argparse.Namespace) -> None:

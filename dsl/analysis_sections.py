@@ -1,4 +1,4 @@
-"""The checked sections of the analyzer: corpora, distances, blocks, clusters, lesions."""
+"""The checked sections of the analyzer: corpora, distances, blocks, clusters, lesions, drifts, and checks of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import field
 from typing import Any
 
 from dsl.records import record
-from dsl.sections import AnyCircuit, GraphSpec, Located, MethodSpec, TaskSpec
+from dsl.sections import AnyCircuit, Condition, GraphSpec, Located, MethodSpec, ShrinkSpec, TaskSpec
 from dsl.tree import Expression
 
 
@@ -73,3 +73,24 @@ class LesionSpec(Located):
     data: CorpusSpec | TaskSpec
     options: Any
     given: frozenset[str] = frozenset()
+
+
+@record
+class DriftSpec(Located):
+    """The same analysis at several steps of a training, or sparsities of a model, in order; `options` is a
+    `passes.analysis_options.DriftOptions`."""
+
+    name: str
+    analyses: tuple[AnalysisSpec, ...]
+    options: Any
+    given: frozenset[str] = frozenset()
+
+
+@record
+class AnalysisCheckSpec(Located):
+    """Conditions on a section of the analyzer, or on a smaller module; `kind` is a key of
+    `dsl.analysis_quantities.SECTION_QUANTITIES`."""
+
+    subject: AnalysisSpec | BlocksSpec | ClusterSpec | LesionSpec | DriftSpec | ShrinkSpec
+    kind: str
+    conditions: tuple[Condition, ...]

@@ -348,7 +348,12 @@ class Builder:
         )
 
     def shrink(self, span: Span, children: list[Any]) -> tree.Shrink:
-        return tree.Shrink(span, children[1], _of(children, tree.Text)[0], self._block(children))
+        *name, subject = _of(children, tree.Name)
+        return tree.Shrink(span, next(iter(name), None), subject, _of(children, tree.Text)[0], self._block(children))
+
+    def drift(self, span: Span, children: list[Any]) -> tree.Drift:
+        name, *steps = _of(children, tree.Name)
+        return tree.Drift(span, name, tuple(steps), self._block(children))
 
 
 def base_span(source: Source, first: Token, last: tree.Node) -> Span:

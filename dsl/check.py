@@ -12,6 +12,7 @@ from dsl.checking.analyses import (
     check_blocks,
     check_cluster,
     check_corpus,
+    check_drift,
     check_lesion,
     check_shrink,
 )
@@ -20,6 +21,7 @@ from dsl.checking.circuits import check_circuit
 from dsl.checking.compositions import check_composition, check_import, is_circular, order_of
 from dsl.checking.context import Context, Options
 from dsl.checking.exports import check_export, check_report
+from dsl.checking.gates import check_gates
 from dsl.checking.queries import check_query
 from dsl.checking.sections import check_graph, check_model
 from dsl.checking.sweeps import check_sweep
@@ -83,11 +85,13 @@ def _rules(written: dict[str, tree.Text]) -> list[tuple[str, type[Any], Rule]]:
         ("blocks", tree.Blocks, check_blocks),
         ("clusters", tree.Cluster, check_cluster),
         ("lesions", tree.Lesion, check_lesion),
+        ("drifts", tree.Drift, check_drift),
         ("evidence", tree.Evidence, check_evidence),
         ("checks", tree.Check, check_check),
         ("measures", tree.Measure, check_measure),
         ("exports", tree.Export, lambda context, section: check_export(context, section, written)),
         ("shrinks", tree.Shrink, lambda context, section: check_shrink(context, section, written)),
+        ("analysis_checks", tree.Check, check_gates),
         ("reports", tree.Report, lambda context, section: check_report(context, section, written)),
     ]
 

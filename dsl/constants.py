@@ -12,6 +12,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from dsl import tree
+from dsl.analysis_quantities import SECTION_QUANTITIES
+from dsl.checking.context import KIND_NAMES
 from dsl.checking.expressions import calculate
 
 if TYPE_CHECKING:
@@ -67,19 +69,25 @@ def resolve_constants(context: Context) -> tree.File:
     known = {name: values for name, values in found.values.items() if values}
     context.broken = frozenset(found.values) - frozenset(known)
     used: set[str] = set(found.used)
-    sections = tuple(put(each, _visible(each, known), used=used) for each in others)
+    sections = tuple(put(each, _visible(context, each, known), used=used) for each in others)
     for each in lets:
         if each.name.text not in used | context.broken:
             context.warning("C801", f"the constant `{each.name.text}` is not used", each.name.span)
     return replace(file, sections=(*lets, *sections))
 
 
-def _visible(section: tree.Section, known: Mapping[str, Values]) -> Mapping[str, Values]:
-    """The constants that a section sees: an axis of a sweep hides the constant of that name."""
-    if not isinstance(section, tree.Sweep):
+def _visible(context: Context, section: tree.Section, known: Mapping[str, Values]) -> Mapping[str, Values]:
+    """The constants that a section sees: an axis of a sweep hides the constant of that name, and so does in the check
+    of an analysis one of its quantities."""
+    if isinstance(section, tree.Sweep):
+        hidden = {axis.name.text for axis in section.axes}
+    elif isinstance(section, tree.Check):
+        kind = KIND_NAMES.get(type(context.declared.get(section.circuit.text)), "")
+        table = SECTION_QUANTITIES.get(kind, {})
+        hidden = {*table, *(word for each in table.values() for words in each.arguments for word in words)}
+    else:
         return known
-    axes = {axis.name.text for axis in section.axes}
-    return {name: values for name, values in known.items() if name not in axes}
+    return {name: values for name, values in known.items() if name not in hidden}
 
 
 def put(node: Any, values: Mapping[str, Values], *, references: bool = False, used: set[str] | None = None) -> Any:

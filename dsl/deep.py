@@ -5,8 +5,10 @@ No weights are read and nothing is downloaded. A tokenizer is read by transforme
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,17 +103,28 @@ def _tokens(
 
 
 def read_tokenizer(model: ModelSpec, folder: Path) -> Any:
-    """The tokenizer of a model that is on this machine; None when there is none."""
-    if model.kind != "hf" or model.package:
-        return None
+    """The tokenizer of a model that is on this machine; None when there is none. Of a GGUF file the vocabulary is read,
+    not the weights."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
+        name, where = _tokenizer_place(model, folder)
         from transformers import AutoTokenizer
 
-        name = str(folder / model.reference) if (folder / model.reference).is_dir() else model.reference
-        return AutoTokenizer.from_pretrained(name, local_files_only=True, revision=model.revision or "main")
+        with redirect_stderr(io.StringIO()):  # the conversion of a vocabulary draws a bar
+            return AutoTokenizer.from_pretrained(name, local_files_only=True, **where)
     except Exception:  # whatever is wrong with it, the run will say; here it is only not known
         return None
+
+
+def _tokenizer_place(model: ModelSpec, folder: Path) -> tuple[str, dict[str, Any]]:
+    """What transformers is to be asked for."""
+    from dsl.model_files import find_gguf, locate_checkpoint
+
+    if model.kind == "gguf":
+        path = find_gguf(model.reference, folder, package=model.package)
+        return str(path.parent), {"gguf_file": path.name}
+    found = locate_checkpoint(model.reference, folder, package=model.package, revision=model.revision)
+    return (str(found), {}) if found.is_dir() else (model.reference, {"revision": model.revision or "main"})
 
 
 def _of_task(task: TaskSpec, examples: Sequence[Example], tokenizer: Any, context: int | None) -> Iterator[Diagnostic]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 
+from dsl.analysis_quantities import SECTION_QUANTITIES, SECTION_WORDS
 from dsl.catalog import builtin_data, builtin_models
 from dsl.fields import option_table
 from dsl.schema import (
@@ -143,7 +144,10 @@ def _section(word: str) -> str:
         + "\n\nflavors\n"
         + _rows({name: "for " + ", ".join(s) for name, s in FLAVORS.items()}),
     }
-    return _page(word, section.doc, section.form, _fields(section.fields), extra.get(word, ""))
+    kind = next((kind for kind, name in SECTION_WORDS.items() if name == word), word)
+    asked = {name + q.form: q.doc for name, q in SECTION_QUANTITIES.get(kind, {}).items()}
+    checks = f"`check NAME {{ … }}` may name\n{_rows(asked)}" if asked else ""
+    return _page(word, section.doc, section.form, _fields(section.fields), extra.get(word, ""), checks)
 
 
 def _page(heading: str, doc: str, form: str, *parts: str) -> str:

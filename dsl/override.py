@@ -75,7 +75,7 @@ def _set_constant(file: tree.File, source: Source, mistakes: list[Diagnostic]) -
 
 SETTABLE = (
     tree.Model, tree.GraphSection, tree.Task, tree.Circuit, tree.Sweep, tree.Corpus, tree.Analyze, tree.Cluster,
-    tree.Blocks, tree.Lesion,
+    tree.Blocks, tree.Lesion, tree.Drift,
 )  # fmt: skip
 
 

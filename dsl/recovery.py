@@ -22,7 +22,7 @@ from graphir.diagnostics import Diagnostic, Edit, Label, Source
 MAX_FAILURES = 3
 MAX_OPERATORS = 200
 SECTIONS = {
-    "analyze", "blocks", "check", "circuit", "cluster", "corpus", "evidence", "export", "graph", "import", "include",
+    "analyze", "blocks", "check", "circuit", "cluster", "corpus", "drift", "evidence", "export", "graph", "import", "include",
     "lesion", "let", "measure", "model", "query", "report", "sheaf", "shrink", "sweep", "task",
 }  # fmt: skip
 NOUNS = {
@@ -30,6 +30,7 @@ NOUNS = {
     "circuit",
     "cluster",
     "corpus",
+    "drift",
     "graph",
     "lesion",
     "model",

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dsl import schema
+from dsl.analysis_quantities import SECTION_QUANTITIES, SECTION_WORDS, Gauge
 from dsl.catalog import builtin_data, builtin_models
 from dsl.fields import Field, option_table
 from dsl.parse import VERSION
@@ -71,6 +72,7 @@ def reference() -> str:
         *_words(),
         _heading(2, "Quantities"),
         _quantities(),
+        *_section_quantities(),
         _heading(2, "Conditions of queries"),
         *_conditions(),
         _heading(2, "Discovery methods"),
@@ -150,6 +152,23 @@ def _words() -> Iterable[str]:
     for title, rows in lists.items():
         yield _heading(3, title)
         yield _rows({f"`{name}`": doc for name, doc in rows.items()}, "word", "meaning")
+
+
+def _section_quantities() -> Iterable[str]:
+    for kind, table in SECTION_QUANTITIES.items():
+        yield _heading(3, f"In a check of `{SECTION_WORDS.get(kind, kind)}`")
+        rows = [
+            f"| `{_cell(name + each.form)}` | {UNITS[each.unit]} | {_cell(each.doc + _asked(each))} |"
+            for name, each in table.items()
+        ]
+        yield "\n".join(["| quantity | unit | meaning |", "|---|---|---|", *rows])
+
+
+def _asked(gauge: Gauge) -> str:
+    """What a section has to be, or to ask for, so that it has a quantity."""
+    wanted = [f"`with {method}`" for method in gauge.methods]
+    wanted += [f"`{need.advice}`" + (f" for {need.argument}" if need.argument else "") for need in gauge.needs]
+    return f" ({', '.join(wanted)})" if wanted else ""
 
 
 def _quantities() -> str:

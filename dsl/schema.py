@@ -161,8 +161,8 @@ SECTIONS: Mapping[str, Section] = {
     "check": Section(
         "check CIRCUIT { kl <= 0.3   stability iou >= 0.5 over 3 seeds }",
         "Conditions that must hold on held-out examples; a run whose checks fail exits with 1. Of a sweep, every "
-        "member "
-        "is checked.",
+        "member is checked. Analyses, blocks, clusters, lesions, drifts and smaller modules have conditions of their "
+        "own: `check b { count >= 3  score >= 0.2 }`.",
     ),
     "measure": Section(
         "measure CIRCUIT at density 10%, 5%, 1% against METHOD",
@@ -234,9 +234,16 @@ SECTIONS: Mapping[str, Section] = {
         "What ablating each group of a `cluster` or `blocks` does, against random groups of equal size.",
         options="passes.analysis_options:LesionOptions",
     ),
+    "drift": Section(
+        "drift NAME = ANALYSIS, ANALYSIS { steps: 0, 1000 }",
+        "The same analysis at several checkpoints of a training, or sparsities of one model: how far each unit moves, "
+        "and whether the blocks stay. The analyses differ in their graph or circuit alone.",
+        options="passes.analysis_options:DriftOptions",
+    ),
     "shrink": Section(
-        'shrink CIRCUIT to "FOLDER/" { … }',
-        "A really smaller module without what the circuit leaves out, its outputs equal to the masked one's.",
+        'shrink NAME = CIRCUIT to "FOLDER/" { … }',
+        "A really smaller module without what the circuit leaves out, its outputs equal to the masked one's. The name "
+        "may be left out; a `check` needs it.",
         options="passes.shrink_options:ShrinkOptions",
     ),
 }
@@ -424,6 +431,7 @@ SUBJECT_FORMATS: Mapping[str, tuple[str, ...]] = {
     "blocks": tuple(ANALYSIS_FORMATS),
     "cluster": tuple(ANALYSIS_FORMATS),
     "lesion": (".csv", ".json", ".svg", ".png", ".pdf"),
+    "drift": (".csv", ".npz", ".json", ".svg", ".png", ".pdf"),
 }
 SCALES: Mapping[str, str] = {
     "density": "share of edges kept",

@@ -340,11 +340,12 @@ class EvidenceSpec(Located):
 @record
 class ShrinkSpec(Located):
     """A smaller module of a circuit, written to the folder `path`; `options` is a
-    `passes.shrink_options.ShrinkOptions`."""
+    `passes.shrink_options.ShrinkOptions`. Without a name in the file it has that of the circuit."""
 
     circuit: AnyCircuit
     path: str
     options: Any
+    name: str = ""
 
 
 @record

@@ -12,10 +12,12 @@ from types import MappingProxyType
 from typing import Any
 
 from dsl.analysis_sections import (
+    AnalysisCheckSpec,
     AnalysisSpec,
     BlocksSpec,
     ClusterSpec,
     CorpusSpec,
+    DriftSpec,
     LesionSpec,
 )
 from dsl.sections import (
@@ -51,6 +53,7 @@ from graphir.errors import GraphirError
 
 __all__ = [
     "Amount",
+    "AnalysisCheckSpec",
     "AnalysisSpec",
     "AnyCircuit",
     "BlocksSpec",
@@ -62,6 +65,7 @@ __all__ = [
     "Constraint",
     "CorpusSpec",
     "DataSpec",
+    "DriftSpec",
     "EvidenceSpec",
     "ExportSpec",
     "Formula",
@@ -124,7 +128,9 @@ class Spec:
     blocks: tuple[BlocksSpec, ...] = ()
     clusters: tuple[ClusterSpec, ...] = ()
     lesions: tuple[LesionSpec, ...] = ()
+    drifts: tuple[DriftSpec, ...] = ()
     shrinks: tuple[ShrinkSpec, ...] = ()
+    analysis_checks: tuple[AnalysisCheckSpec, ...] = ()
     includes: tuple[Source, ...] = field(default=(), repr=False)
 
     @property
@@ -214,10 +220,10 @@ def _inner(value: Any) -> Any:
 
 NAMED = (
     ModelSpec, GraphSpec, TaskSpec, CircuitSpec, CompositionSpec, ImportSpec, CorpusSpec, AnalysisSpec, BlocksSpec,
-    ClusterSpec,
+    ClusterSpec, LesionSpec, DriftSpec, ShrinkSpec,
 )  # fmt: skip
 LATER = (
     "compositions", "imports", "sweeps", "evidence", "reports", "corpora", "analyses", "blocks", "clusters", "lesions",
-    "shrinks",
+    "drifts", "shrinks", "analysis_checks",
 )  # fmt: skip
 """Kinds of section that the JSON form has only where the file has some."""

@@ -16,6 +16,10 @@ SYNONYMS: Mapping[str, Mapping[str, str]] = {
         "kl_div": "kl", "kl_divergence": "kl", "acc": "accuracy", "ce": "cross_entropy",
         "loss": "cross_entropy", "nll": "cross_entropy", "size": "edges", "edge_count": "edges",
         "node_count": "nodes", "iou": "stability", "jaccard": "stability", "faith": "faithfulness",
+        "separation": "score", "silhouette": "score", "ari": "stability", "blocks": "count", "k": "count",
+        "modules": "count", "communities": "count", "clusters": "count", "params": "parameters",
+        "difference": "max_difference", "max_diff": "max_difference", "n_cut": "ncut", "pvalue": "p", "fdr": "q",
+        "p_value": "p", "z_score": "z", "zscore": "z", "drift": "moved", "effect": "ratio", "n": "samples",
     },
     "method": {
         "eapig": "eap_ig", "eap_ig_inputs": "eap_ig", "ig": "eap_ig", "attribution_patching": "eap",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsl import tree
 from dsl.checking.expressions import calculate, constant
-from dsl.schema import EDGE_ATTRIBUTES, NODE_ATTRIBUTES, QUANTITIES
+from dsl.schema import EDGE_ATTRIBUTES, NODE_ATTRIBUTES, QUANTITIES, Quantity
 
 if TYPE_CHECKING:
     import sympy
@@ -30,45 +30,48 @@ COMPARE: Mapping[str, Callable[[float, float], bool]] = {
 }
 
 
-def quantity_of(expression: tree.Name | tree.Call) -> tuple[str, tuple[str, ...]]:
+Table = Mapping[str, Quantity]
+"""Quantities by name: those of circuits, or of a kind of section of the analyzer."""
+
+
+def quantity_of(expression: tree.Name | tree.Call, table: Table = QUANTITIES) -> tuple[str, tuple[str, ...]]:
     """Name and arguments of a quantity. Arguments that were left out are filled in: `kl` is `kl(model, circuit)`."""
     name = expression.function.text if isinstance(expression, tree.Call) else expression.text
     given = expression.arguments if isinstance(expression, tree.Call) else ()
     words = tuple(each.text for each in given if isinstance(each, tree.Name))
-    return name, QUANTITIES[name].complete(words) or words
+    return name, table[name].complete(words) or words
 
 
-def quantities(expression: tree.Expression) -> tuple[tuple[str, tuple[str, ...]], ...]:
+def quantities(expression: tree.Expression, table: Table = QUANTITIES) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Every quantity that an arithmetic expression or a condition names, each once, in order."""
     found: dict[tuple[str, tuple[str, ...]], None] = {}
-    _collect(expression, found)
+    _collect(expression, found, table)
     return tuple(found)
 
 
-def _collect(expression: tree.Expression, found: dict[tuple[str, tuple[str, ...]], None]) -> None:
+def _collect(expression: tree.Expression, found: dict[tuple[str, tuple[str, ...]], None], table: Table) -> None:
     match expression:
         case tree.Name() | tree.Call():
-            found[quantity_of(expression)] = None
+            found[quantity_of(expression, table)] = None
         case tree.Unary():
-            _collect(expression.operand, found)
+            _collect(expression.operand, found, table)
         case tree.Binary():
-            _collect(expression.left, found)
-            _collect(expression.right, found)
+            _collect(expression.left, found, table)
+            _collect(expression.right, found, table)
 
 
-def evaluate(expression: tree.Expression, lookup: Lookup) -> float:
+def evaluate(expression: tree.Expression, lookup: Lookup, table: Table = QUANTITIES) -> float:
     """The value of an arithmetic expression. `ArithmeticError` where it has none (division by zero)."""
     match expression:
         case tree.Number():
             value = constant(expression)
         case tree.Name() | tree.Call():
-            value = lookup(*quantity_of(expression))
+            value = lookup(*quantity_of(expression, table))
         case tree.Unary():
-            value = -evaluate(expression.operand, lookup)
+            value = -evaluate(expression.operand, lookup, table)
         case tree.Binary():
-            value = calculate(
-                expression.operator, evaluate(expression.left, lookup), evaluate(expression.right, lookup)
-            )
+            sides = (evaluate(side, lookup, table) for side in (expression.left, expression.right))
+            value = calculate(expression.operator, *sides)
         case _:
             value = None
     if value is None:
@@ -77,17 +80,18 @@ def evaluate(expression: tree.Expression, lookup: Lookup) -> float:
     return value
 
 
-def holds(condition: tree.Expression, lookup: Lookup) -> bool:
+def holds(condition: tree.Expression, lookup: Lookup, table: Table = QUANTITIES) -> bool:
     """Whether a checked condition holds."""
     match condition:
         case tree.Unary(operator="not"):
-            return not holds(condition.operand, lookup)
+            return not holds(condition.operand, lookup, table)
         case tree.Binary(operator="and"):
-            return holds(condition.left, lookup) and holds(condition.right, lookup)
+            return holds(condition.left, lookup, table) and holds(condition.right, lookup, table)
         case tree.Binary(operator="or"):
-            return holds(condition.left, lookup) or holds(condition.right, lookup)
+            return holds(condition.left, lookup, table) or holds(condition.right, lookup, table)
         case tree.Binary():
-            return COMPARE[condition.operator](evaluate(condition.left, lookup), evaluate(condition.right, lookup))
+            left, right = (evaluate(side, lookup, table) for side in (condition.left, condition.right))
+            return COMPARE[condition.operator](left, right)
     message = f"`{condition.span.text}` is not a condition"
     raise ArithmeticError(message)
 

@@ -41,7 +41,7 @@ from graphir.diagnostics import Source
 __all__ = [
     "COMPARISONS", "LOGIC", "Ablate", "Along", "Amount", "Analyze", "Axis", "Between", "Binary", "Block",
     "Blocks", "Call", "Check", "Circuit", "Cluster", "Combination", "Comment", "Composition", "Corpus", "Data",
-    "Declaration", "Entry", "Evidence", "Export", "Expression", "File", "ForTask", "Formula", "Gate",
+    "Declaration", "Drift", "Entry", "Evidence", "Export", "Expression", "File", "ForTask", "Formula", "Gate",
     "GraphSection", "Import", "Include", "Item", "Lesion", "Let", "Limit", "Measure", "Member", "MethodUse",
     "Metric", "Minimize", "Model", "Name", "Node", "Number", "Pattern", "Predict", "Query", "QueryClause",
     "Range", "Region", "Report", "Section", "Selected", "Selector", "Set", "Shrink", "Split", "Statement",
@@ -403,9 +403,19 @@ class Lesion(Node):
 
 
 @record
-class Shrink(Node):
-    """`shrink SUBJECT to "folder" { … }`."""
+class Drift(Node):
+    """`drift NAME = ANALYSIS, ANALYSIS { … }`: the same analysis at several steps."""
 
+    name: Name
+    steps: tuple[Name, ...]
+    block: Block | None
+
+
+@record
+class Shrink(Node):
+    """`shrink NAME = SUBJECT to "folder" { … }`; the name may be left out."""
+
+    name: Name | None
     subject: Name
     target: Text
     block: Block | None
@@ -413,11 +423,11 @@ class Shrink(Node):
 
 Declaration = (
     Model | GraphSection | Task | Circuit | Composition | Sweep | Import | Query | Corpus | Analyze | Cluster
-    | Blocks | Lesion | Let
+    | Blocks | Lesion | Drift | Shrink | Let
 )  # fmt: skip
 """A section that gives something a name."""
 
-Section = Declaration | Check | Measure | Evidence | Export | Report | Include | Shrink
+Section = Declaration | Check | Measure | Evidence | Export | Report | Include
 
 
 @record

@@ -8,7 +8,7 @@ arXiv 2410.01434; task vectors add in the same way, see `task_vectors`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,17 +40,17 @@ class CircuitSum:
             counts.setflags(write=False)
 
     def masks(self, program: MaskedProgram) -> Masks:
-        """Masks that run the sum: edges 0 or 1, weights multiplied by their factors."""
+        """Masks that run the sum: edges 0 or 1, weights multiplied by their factors; learned ablation constants go with
+        them."""
         import torch
 
         from graphir.run.circuit_module import hard_masks
-        from graphir.run.masks import Masks
 
         factors = {
             parameter: torch.as_tensor(np.array(counts)).to(program.device, program.dtype)
             for parameter, counts in self.factors.items()
         }
-        return Masks(edges=hard_masks(self.circuit, program).edges, weights=factors or None)
+        return replace(hard_masks(self.circuit, program), weights=factors or None)
 
     @property
     def doubled(self) -> dict[str, int]:
@@ -59,6 +59,11 @@ class CircuitSum:
 
     def __repr__(self) -> str:
         return f"CircuitSum({self.circuit!r}, {sum(self.doubled.values())} weights counted more than once)"
+
+
+def with_factors(found: Circuit | CircuitSum) -> tuple[Circuit, Mapping[str, NDArray[Any]]]:
+    """The circuit, of a sum the union, and what each weight of its masked parameters counts: 0 or 1, of a sum more."""
+    return (found.circuit, found.factors) if isinstance(found, CircuitSum) else (found, found.weights)
 
 
 def add(first: Circuit, *others: Circuit, ablation: str | None = None, name: str = "") -> CircuitSum:

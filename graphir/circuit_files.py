@@ -70,7 +70,7 @@ def load_circuit(folder: Path, model: torch.nn.Module | None) -> Circuit:
             "edges": _bool(arrays["edges"]),
             "nodes": _bool(arrays["nodes"]),
             "scores": {
-                name: arrays[f"scores.{name}"] for name in ("edges", "nodes", "neurons") if f"scores.{name}" in arrays
+                name: _real(arrays[f"scores.{name}"]) for name in ("edges", "nodes", "neurons") if f"scores.{name}" in arrays
             },
             "metrics": {str(name): float(value) for name, value in head["metrics"].items()},
             "provenance": dict(head["provenance"]),
@@ -82,7 +82,7 @@ def load_circuit(folder: Path, model: torch.nn.Module | None) -> Circuit:
             },
             "constants": {str(name): arrays[f"constants.{i}"] for i, name in enumerate(head.get("constants", ()))},
         }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise SaveFormatError(f"{folder / MANIFEST} does not describe a circuit: {error!r}") from None
     try:
         circuit = Circuit(graph, example=example, **fields)
@@ -106,6 +106,12 @@ def _arrays(circuit: Circuit) -> tuple[dict[str, np.ndarray], list[Any]]:
 def _bool(array: np.ndarray) -> np.ndarray:
     if array.dtype != np.bool_:
         raise TypeError(f"a mask of {array.dtype}")
+    return array
+
+
+def _real(array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"scores of {array.dtype}")
     return array
 
 

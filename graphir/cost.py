@@ -57,9 +57,13 @@ def measure_cost(graph: Graph, nodes: NDArray[np.bool_] | None = None, edges: ND
         part, note = node_flops(graph, graph.nodes[i])
         flops += part
         notes += [note] if note else []
-    shared = [port for port in graph.ports if len(port.nodes) > 1 and any(keep[n] for n in port.nodes)]
-    flops += sum((_linear(part) for port in shared for part in port.weights), sympy.Integer(0))
-    parameters = sum(graph.nodes[i].weights.size for i in kept) + sum(port.weights.size for port in shared)
+    shared = [
+        weights
+        for weights, ports in graph.shared_weights.items()
+        if any(keep[n] for p in ports for n in graph.ports[p].nodes)
+    ]
+    flops += sum((_linear(part) for weights in shared for part in weights), sympy.Integer(0))
+    parameters = sum(graph.nodes[i].weights.size for i in kept) + sum(weights.size for weights in shared)
     if nodes is None:
         parameters += graph.rest.size
     return Cost(
@@ -84,7 +88,7 @@ def edge_count(graph: Graph, *, ungrouped: bool = False, edges: NDArray[np.bool_
 
 def parameter_count(graph: Graph) -> int:
     """Scalars owned by nodes, by shared ports and by the rest: all of the model's, each once."""
-    owned = sum(node.weights.size for node in graph.nodes) + sum(port.weights.size for port in graph.ports)
+    owned = sum(node.weights.size for node in graph.nodes) + sum(weights.size for weights in graph.shared_weights)
     return owned + graph.rest.size
 
 
@@ -148,8 +152,12 @@ def _head_width(graph: Graph, node: Node) -> int:
     if not widths:  # a single head owns whole matrices
         whole = [part for part in node.weights if len(part.shape) == 2]
         return min((min(part.shape) for part in whole), default=0)
-    private = [graph.ports[p].kind for p in node.ports if len(graph.ports[p].nodes) == 1]
-    projections = 1 + sum(3 if kind == "in" else 1 for kind in private)
+    projections = 1  # what it writes, and of what it reads the parts that it shares with no other head
+    for port in (graph.ports[p] for p in node.ports if len(graph.ports[p].nodes) == 1):
+        if len(port.weights):
+            projections += port.kind == "in"
+        else:
+            projections += 3 if port.kind == "in" else 1
     return sum(widths) // projections
 
 

@@ -17,15 +17,20 @@ _PRESETS = ("head", "layer", "neuron", "channel")
 @dataclass(frozen=True, slots=True)
 class Choice:
     """How fine one layer is: `attention` head or layer, `qkv` split or joint, `mlp` layer or neuron (in a
-    feed-forward or convolutional model `mlp` speaks of its layers: neurons or channels are their units)."""
+    feed-forward or convolutional model `mlp` speaks of its layers: neurons or channels are their units).
+
+    `key_value` says whether heads that share a key/value projection read it through one port (`grouped`, as the model
+    computes) or each through a port of its own (`ungrouped`, as the literature counts edges)."""
 
     attention: str = "head"
     qkv: str = "split"
     mlp: str = "layer"
+    key_value: str = "grouped"
 
     def __str__(self) -> str:
         attention = f"head {self.qkv} qkv" if self.attention == "head" else self.attention
-        return f"attention: {attention}, mlp: {self.mlp}"
+        ports = ", key_value: ungrouped" if self.key_value == "ungrouped" else ""
+        return f"attention: {attention}, mlp: {self.mlp}{ports}"
 
 
 def preset(name: str) -> Choice:
@@ -100,6 +105,13 @@ def _read_choice(text: str, base: Choice) -> Choice:
             if value not in ("layer", "neuron"):
                 raise GraphirError(f"unknown mlp granularity `{value}`", ["`layer` or `neuron`"])
             base = replace(base, mlp=value)
+        elif key == "key_value":
+            if value not in ("grouped", "ungrouped"):
+                raise GraphirError(f"unknown key/value granularity `{value}`", ["`grouped` or `ungrouped`"])
+            base = replace(base, key_value=value)
         else:
-            raise GraphirError(f"unknown granularity clause `{text}`", ["`attention: …`, `mlp: …`, `layers 0..3: …`"])
+            raise GraphirError(
+                f"unknown granularity clause `{text}`",
+                ["`attention: …`, `mlp: …`, `key_value: …`, `layers 0..3: …`"],
+            )
     return base

@@ -102,8 +102,9 @@ class Source:
 @dataclass(frozen=True, slots=True)
 class Port:
     """A place where a stream is read. `nodes` are the nodes whose value depends on it: a key/value port of grouped
-    attention serves several heads. `weights` is the entry projection of a shared port, which no single node owns; the
-    weights of a port that serves one node belong to that node."""
+    attention serves several heads. `weights` is an entry projection that no single node owns: that of a port that
+    serves several, or one that several ports share, all of which then have the same set (key/value ports that were
+    ungrouped). What a port of one node does not share belongs to that node."""
 
     name: str
     kind: str
@@ -218,6 +219,15 @@ class Graph(InNotebook):
         index.update({node.name: node.ports[0] for node in self.nodes if len(node.ports) == 1})
         index.update({port.name: i for i, port in enumerate(self.ports)})
         return index
+
+    @cached_property
+    def shared_weights(self) -> Mapping[WeightSet, tuple[int, ...]]:
+        """Every set of weights that ports own, once, with the positions of those ports."""
+        found: dict[WeightSet, list[int]] = {}
+        for i, port in enumerate(self.ports):
+            if len(port.weights):
+                found.setdefault(port.weights, []).append(i)
+        return {weights: tuple(ports) for weights, ports in found.items()}
 
     @cached_property
     def edge_lookup(self) -> Mapping[tuple[int, int], int]:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -66,14 +67,25 @@ def json_text(value: Any) -> str:
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """The file's content. `SaveFormatError` when it is not there or larger than `limit` bytes."""
+    """The file's content. `SaveFormatError` where `check_file` raises it, or when it cannot be read."""
+    check_file(path, limit)
     try:
-        size = path.stat().st_size
-        if size > limit:
-            raise SaveFormatError(f"{path} has {size:,} bytes, more than the limit of {limit:,}")
         return path.read_bytes()
     except OSError as error:
         raise SaveFormatError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def check_file(path: Path, limit: int) -> None:
+    """`SaveFormatError` when the file is not there, no plain file (a pipe would keep its reader waiting) or larger than
+    `limit` bytes."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as error:  # a name with a null in it is a `ValueError`
+        raise SaveFormatError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise SaveFormatError(f"{path} cannot be read: it is not a file")
+    if found.st_size > limit:
+        raise SaveFormatError(f"{path} has {found.st_size:,} bytes, more than the limit of {limit:,}")
 
 
 def read_json(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
@@ -214,7 +226,7 @@ def graph_from_files(files: Mapping[str, bytes], folder: Path) -> Graph:
     arrays = parse_tensors(files["edges.safetensors"], folder / "edges.safetensors")
     try:
         graph = graph_from_json(value, arrays["src"], arrays["dst"])
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise SaveFormatError(f"{folder / 'graph.json'} does not describe a graph: {error!r}") from None
     raise_if(verify(graph))
     return graph
@@ -260,19 +272,19 @@ def graph_to_json(graph: Graph) -> dict[str, Any]:
 
 def graph_from_json(value: Mapping[str, Any], src: np.ndarray, dst: np.ndarray) -> Graph:
     """The inverse of `graph_to_json`; `KeyError`, `TypeError` or `ValueError` for what it cannot have written."""
+    from graphir.verify import bad_slice
+
     parameters = [(str(name), tuple(int(n) for n in shape)) for name, shape in value["parameters"]]
 
     def weights(parts: list[Any]) -> WeightSet:
-        return WeightSet(
-            tuple(
-                WeightSlice(
-                    parameters[at][0],
-                    tuple(None if s is None else tuple((int(a), int(b)) for a, b in s) for s in index),
-                    parameters[at][1],
-                )
-                for at, index in parts
-            )
-        )
+        return WeightSet(tuple(part(*parameters[at], index) for at, index in parts))
+
+    def part(name: str, shape: tuple[int, ...], index: list[Any]) -> WeightSlice:
+        spans = tuple(None if s is None else tuple((int(a), int(b)) for a, b in s) for s in index)
+        found = WeightSlice(name, spans, shape)
+        if problem := bad_slice(found, shape):
+            raise ValueError(f"{found}, {problem}")
+        return found
 
     nodes = tuple(
         Node(

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphir.errors import ModelMismatchError, SaveFormatError
-from graphir.serial import parse_tensors, read_folder, tensor_bytes, write_folder
+from graphir.serial import MAX_TENSORS, parse_tensors, read_folder, tensor_bytes, write_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -191,17 +191,29 @@ class TaskVector:
         try:
             arrays = parse_tensors(files["values.safetensors"], Path(folder) / "values.safetensors")
             deltas = {}
+            _check_size(head["parts"])
             for place, (key, shape, dtype) in enumerate(head["parts"]):
                 values = torch.from_numpy(arrays[f"{place}.value"].copy())
+                if not values.is_floating_point():
+                    raise TypeError(f"differences of {values.dtype}")
                 flat = torch.zeros(int(np.prod(shape, dtype=np.int64)), dtype=values.dtype)
                 flat[torch.from_numpy(arrays[f"{place}.index"].copy())] = values
                 deltas[str(key)] = flat.reshape(shape).to(getattr(torch, dtype))
             return cls(deltas, str(head["base"]), str(head["name"]), tuple(map(str, head["operands"])))
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError) as error:
             raise SaveFormatError(f"{Path(folder) / MANIFEST} does not describe a task vector: {error!r}") from None
 
     def __repr__(self) -> str:
         return f"TaskVector({self.name or 'unnamed'}: {self.count:,} parameters in {len(self.deltas)} tensors)"
+
+
+def _check_size(parts: list[Any]) -> None:
+    """`ValueError` for more numbers than any file of tensors that is read could hold: a few bytes can ask for them."""
+    if any(not isinstance(n, int) or n < 0 for _, shape, _ in parts for n in shape):
+        raise ValueError("a shape that is none")
+    count = sum(math.prod(shape) for _, shape, _ in parts)
+    if 4 * count > MAX_TENSORS:
+        raise ValueError(f"{count:,} numbers, more than are read")
 
 
 def _state(model: nn.Module | Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -92,7 +92,7 @@ def _ports(graph: Graph) -> Iterator[Violation]:
         for reader in port.nodes:
             if index not in graph.nodes[reader].ports:
                 yield Violation("ports", port.name, f"serves `{graph.nodes[reader].name}`, which does not read it")
-        if len(port.nodes) == 1 and len(port.weights):
+        if len(port.nodes) == 1 and len(port.weights) and len(graph.shared_weights[port.weights]) == 1:
             yield Violation("ports", port.name, "serves one node, so its weights belong to that node")
     for index, node in enumerate(graph.nodes):
         if list(node.ports) != sorted(set(node.ports)):
@@ -153,7 +153,7 @@ def _ownership(graph: Graph, parameters: Shapes) -> Iterator[Violation]:
             shape = parameters.get(part.parameter)
             if shape is None:
                 yield Violation("ownership", owner, f"owns part of `{part.parameter}`, which the model does not have")
-            elif problem := _bad_slice(part, tuple(shape)):
+            elif problem := bad_slice(part, tuple(shape)):
                 yield Violation("ownership", owner, f"owns `{part}`, {problem}")
             else:
                 by_name[part.parameter].append((owner, part))
@@ -163,11 +163,12 @@ def _ownership(graph: Graph, parameters: Shapes) -> Iterator[Violation]:
 
 def _owners(graph: Graph) -> Iterator[tuple[str, WeightSet]]:
     yield from ((node.name, node.weights) for node in graph.nodes)
-    yield from ((port.name, port.weights) for port in graph.ports)
+    yield from ((graph.ports[ports[0]].name, weights) for weights, ports in graph.shared_weights.items())
     yield "rest", graph.rest
 
 
-def _bad_slice(part: WeightSlice, shape: tuple[int, ...]) -> str:
+def bad_slice(part: WeightSlice, shape: tuple[int, ...]) -> str:
+    """Why it is no part of a parameter of that shape; empty where it is."""
     if part.shape != shape:
         return f"but its shape is {shape}, not {part.shape}"
     if len(part.index) != len(shape):

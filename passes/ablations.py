@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -64,6 +65,11 @@ class ReferenceSource:
             self.learned = _learn(program, task)
 
     def __call__(self, batch: Batch) -> Reference:
+        found = self._values(batch)
+        # Without `hidden`, masks on neurons are masks on their weights: zero is what stands in for them.
+        return found if self._hidden or not found.hidden else replace(found, hidden={})
+
+    def _values(self, batch: Batch) -> Reference:
         if self._fixed is not None:
             return self._fixed
         if self._templates is not None:

@@ -235,6 +235,20 @@ class CommunitiesOptions:
     seed: int = option(0, "seed of whatever is drawn", minimum=0)
 
 
+@dataclass(frozen=True)
+class DriftOptions:
+    """How far units move, and whether their blocks stay, over checkpoints of a training or sparsities of a model."""
+
+    name: ClassVar[str] = "drift"
+
+    steps: tuple[float, ...] = option(
+        (), "a number for each analysis, for example of training steps; 0, 1, 2 … when left out"
+    )
+    count: int | None = option(None, "number of blocks of each step; chosen against permuted orders when left out", minimum=1)
+    permutations: int = option(200, "permuted orders", minimum=19)
+    seed: int = option(0, "seed of the permutations", minimum=0)
+
+
 DISTANCES: Mapping[str, type[Any]] = {
     options.name: options
     for options in (
@@ -246,8 +260,10 @@ DISTANCES: Mapping[str, type[Any]] = {
 
 ANALYSES: Mapping[str, type[Any]] = {
     options.name: options
-    for options in (BlocksOptions, ClusterOptions, LesionOptions, HierarchyOptions, CommunitiesOptions)
-}
+    for options in (
+        BlocksOptions, ClusterOptions, LesionOptions, HierarchyOptions, CommunitiesOptions, DriftOptions,
+    )
+}  # fmt: skip
 """Analyses by the name written in a file."""
 
 

@@ -3,13 +3,15 @@
     L = CE(answers of the model with W ∘ m) + (α / batch size) · Σ l,   m = 1[l + logistic noise > 0], straight-through
 
 with K masks in each batch, each for its slice of the examples. The model is frozen and only the gradient of the logits
-is clipped. Logits have no floor: kept is l > 0, and they are no graded importance.
+is clipped. Logits have no floor: kept is l > 0, and they are no graded importance. Published masks cover all matrices
+but embeddings; here that of the output, which language models share with their embedding, is masked only where
+`outputs` says so.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from graphir.circuit import Circuit
 from passes.base import Pass, RunContext
@@ -30,12 +32,11 @@ class Csordas(CsordasOptions, Pass):
 
     def run(self, context: RunContext) -> Circuit:
         """The circuit of all edges, with keep masks on weights."""
-        rate = self.learning_rate
+        names = context.program.parameters_of(outputs=self.outputs)
+        options: dict[str, Any] = {"rate": self.learning_rate, "clip": self.clip, "parameters": names}
         return learn_circuit(
             self, context,
-            lambda _: {
-                "weights": constant_part(context, "weights", self.initial, GumbelSigmoid(), rate=rate, clip=self.clip)
-            },
+            lambda _: {"weights": constant_part(context, "weights", self.initial, GumbelSigmoid(), **options)},
             lambda parts: {"weights": Constant(self.alpha / self.batch_size * parts["weights"].total, per_logit=True)},
             Objective.of(context.task, self.faithfulness),
             Settings("csordas", self.batch_size, self.masks_per_batch, decay=0.0),

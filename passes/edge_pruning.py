@@ -5,7 +5,8 @@
 with node masks multiplied into those of edges. λ is controlled so that the expected density ends at the target (see
 `passes.learn.control`). Departures from the published schedule, for runs of hundreds of steps instead of thousands:
 log α starts from the ranks of EAP scores (near zero at the percentile to be kept) where the sampled mask has a
-gradient, the target may be fixed from the start, and there is no weight decay.
+gradient, the target rises from the density that these masks have (or is fixed from the start), and there is no weight
+decay.
 """
 
 from __future__ import annotations
@@ -48,37 +49,51 @@ class EdgePruning(EdgePruningOptions, Pass):
                 "edge pruning needs to know how sparse to become", ["bound the density of edges, or give `target`"]
             )
         target = self.target if self.target is not None else 1.0 - float(bound or 0.0)
+        start = self._starting_density(target)
         return learn_circuit(
             self, context,
-            lambda fresh: self._parts(context, 1.0 - target, fresh=fresh),
-            lambda parts: self._controls(target, context.bound("nodes"), parts),
-            Objective.of(context.task), Settings("edge-pruning", self.batch_size),
+            lambda fresh: self._parts(context, start, fresh=fresh),
+            lambda parts: self._controls(target, start, context.bound("nodes"), parts),
+            Objective.of(context.task), Settings("edge-pruning", self.batch_size, decay=self.decay),
             [Phase(self.steps, frozenset(("edges", "nodes") if self.node_masks else ("edges",)))],
         )  # fmt: skip
 
-    def _parts(self, context: RunContext, density: float, *, fresh: bool) -> dict[str, Part]:
+    def _starting_density(self, target: float) -> float:
+        """Of the edge masks, at the first step."""
+        if self.initial == "ones":
+            if self.start is not None:
+                raise GraphirError(
+                    "masks that are all on at first have no starting density", ["initial: eap", "or leave `start` out"]
+                )
+            return 1.0
+        return self.start if self.start is not None else min(2.0 * max(1.0 - target, 0.0), 1.0)
+
+    def _parts(self, context: RunContext, start: float, *, fresh: bool) -> dict[str, Part]:
         device, total = context.program.device, len(context.graph.edges)
         if self.initial == "eap" and fresh:
             scores = np.abs(score_edges(context, batch_size=self.batch_size, examples=_EAP_EXAMPLES))
-            start = ranked(scores, density).to(device)
+            logits = ranked(scores, start / 2).to(device)
         else:
-            start = torch.full((total,), 2.0, device=device)
-        parts = {"edges": Part("edges", {"edges": start}, HardConcrete(), rate=self.learning_rate)}
+            logits = torch.full((total,), 2.0, device=device)
+        parts = {"edges": Part("edges", {"edges": logits}, HardConcrete(), rate=self.learning_rate)}
         if self.node_masks:
             nodes = torch.full((len(context.graph.nodes),), HIGHEST, device=device)
             pinned = torch.as_tensor(pinned_nodes(context.graph), device=device)
             parts["nodes"] = Part("nodes", {"nodes": nodes}, HardConcrete(), rate=self.learning_rate, pinned=pinned)
         return parts
 
-    def _controls(self, target: float, nodes: float | None, parts: Mapping[str, Part]) -> dict[str, Control]:
-        found: dict[str, Control] = {"edges": self._control(target, parts["edges"].total)}
+    def _controls(
+        self, target: float, start: float, nodes: float | None, parts: Mapping[str, Part]
+    ) -> dict[str, Control]:
+        total = parts["edges"].total
+        found: dict[str, Control] = {"edges": self._control(target, total, max(start, 1.0 / total))}
         if "nodes" in parts:
             total = parts["nodes"].total
-            found["nodes"] = Constant(0.0) if nodes is None else self._control(1.0 - nodes, total)
+            found["nodes"] = Constant(0.0) if nodes is None else self._control(1.0 - nodes, total, 1.0)
         return found
 
-    def _control(self, target: float, total: int) -> Control:
-        schedule = Schedule(target, self.warmup, self.schedule, floor=1.0 / total)
+    def _control(self, target: float, total: int, start: float) -> Control:
+        schedule = Schedule(target, self.warmup, self.schedule, floor=1.0 / total, start=start)
         if self.control == "projection":
             return Projection(schedule)
         return Lagrangian(schedule, self.lambda_learning_rate)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphir.algebra_sum import CircuitSum
 from graphir.circuit import Circuit
 from graphir.run.circuit_module import hard_masks
 from graphir.run.masks import Masks
@@ -31,8 +32,11 @@ from passes.task import Batch, Task
 Metrics = dict[str, float]
 
 
-def masks_of(circuit: Circuit, program: MaskedProgram, *, complement: bool = False) -> Masks:
-    """The circuit's hard masks for `program`, or its complement's (see `graphir.run.circuit_module.hard_masks`)."""
+def masks_of(circuit: Circuit | CircuitSum, program: MaskedProgram, *, complement: bool = False) -> Masks:
+    """The circuit's hard masks for `program`, or its complement's (see `graphir.run.circuit_module.hard_masks`). A sum
+    runs with its added weights; its complement is that of the union."""
+    if isinstance(circuit, CircuitSum):
+        return hard_masks(circuit.circuit, program, complement=True) if complement else circuit.masks(program)
     return hard_masks(circuit, program, complement=complement)
 
 
@@ -111,8 +115,8 @@ class Evaluator:
                 metrics["faithfulness"] = _ratio(metrics["logit_diff"] - low, self.full["logit_diff"] - low)
         return found
 
-    def measure_circuit(self, circuit: Circuit, *, complement: bool = False) -> Metrics:
-        """All metrics of a circuit's hard masks, or of its complement's."""
+    def measure_circuit(self, circuit: Circuit | CircuitSum, *, complement: bool = False) -> Metrics:
+        """All metrics of a circuit's hard masks (of a sum as it adds weights), or of its complement's."""
         return self.measure(masks_of(circuit, self.program, complement=complement))
 
     def _summarize(self, logits: list[Tensor]) -> Metrics:

@@ -85,7 +85,19 @@ class EdgePruningOptions:
         maximum=1.2,
         unit="fraction",
     )
-    warmup: int = option(0, "steps over which the target rises from 0", minimum=0)
+    warmup: int = option(0, "steps over which the target rises", minimum=0)
+    start: float | None = option(
+        None,
+        "density of the starting masks, from which the target rises; twice the target's when left out, and 1 with "
+        "`initial: ones`",
+        above=0,
+        maximum=1,
+        unit="fraction",
+    )
+    decay: float = option(
+        1.0, "share of the steps, at the end, over which the learning rate falls to 0", above=0, maximum=1,
+        unit="fraction",
+    )  # fmt: skip
     initial: Literal["eap", "ones"] = option("eap", "starting masks: percentiles of EAP scores, or all on")
     seeds: tuple[int, ...] = option((0,), "one run for each seed; the best on validation data is kept", minimum=0)
     node_masks: bool = option(False, "learn a mask for each node as well")
@@ -299,15 +311,15 @@ class DiscogpOptions:
 
 @dataclass(frozen=True)
 class SubnetworkProbingOptions:
-    """Subnetwork probing: hard-concrete masks on edges or nodes under a constant penalty on how many are open."""
+    """Subnetwork probing: hard-concrete masks on edges, nodes or neurons under a constant penalty on how many are open."""
 
     name: ClassVar[str] = "subnetwork_probing"
     learns: ClassVar[bool] = True
-    masks: ClassVar[tuple[str, ...]] = ("edges", "nodes")
+    masks: ClassVar[tuple[str, ...]] = ("edges", "nodes", "neurons")
 
     steps: int = option(300, "optimizer steps", minimum=1)
     batch_size: int = option(8, "examples in a step", minimum=1)
-    level: Literal["edge", "node"] = option("edge", "what is masked")
+    level: Literal["edge", "node", "neuron"] = option("edge", "what is masked")
     faithfulness: Literal["kl", "two_logit", "answers", "cross_entropy", "logit_diff"] = option(
         "kl", "what the circuit is compared with the model by"
     )
@@ -348,9 +360,12 @@ class UgsOptions:
 
     steps: int = option(400, "optimizer steps", minimum=1)
     batch_size: int = option(8, "examples in a step", minimum=1)
-    masks_per_batch: int = option(1, "masks drawn in a step, each for a part of the examples", minimum=1)
+    masks_per_batch: int = option(8, "masks drawn in a step, each for a part of the examples", minimum=1)
     level: Literal["edge", "node"] = option("edge", "what is masked")
     penalty: float = option(1e-3, "λ, the price of each open edge", minimum=0)
+    node_penalty: float | None = option(
+        None, "edges: price of each node with edges in and out; half of λ, at most 2e-4, when left out", minimum=0
+    )
     learning_rate: float = option(0.15, "learning rate of the masks", above=0)
     initial: float = option(1.0, "logit at the start")
     seeds: tuple[int, ...] = option((0,), "one run for each seed; the best on validation data is kept", minimum=0)
@@ -394,6 +409,7 @@ class CsordasOptions:
     initial: float = option(2.0, "logit at the start: kept with probability 0.88")
     alpha: float = option(1e-4, "price of each logit, divided by the batch size", minimum=0)
     clip: float = option(1.0, "largest norm of the gradient", above=0)
+    outputs: bool = option(False, "mask the weights of the output, too, as published")
     seeds: tuple[int, ...] = option((0,), "one run for each seed; the best on validation data is kept", minimum=0)
 
 

@@ -7,10 +7,11 @@ of equal size in every layer, drawn from the whole graph or from its complement.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
+from graphir.algebra_sum import CircuitSum
 from graphir.circuit import Circuit
 from graphir.errors import GraphirError
 from passes.base import Pass, RunContext, keep_top
@@ -41,12 +42,18 @@ class RandomCircuit(RandomOptions, Pass):
         return baseline_circuit(self, context, scores, weights, per_layer=self.per_layer)
 
 
-def matched_random(circuit: Circuit, seed: int, *, complement: bool = False) -> Circuit:
-    """A random circuit with as many edges into each layer, and as many weights in each parameter, as `circuit`.
+Either = TypeVar("Either", Circuit, CircuitSum)
+
+
+def matched_random(circuit: Either, seed: int, *, complement: bool = False) -> Either:
+    """A random circuit with as many edges into each layer, and as many weights in each parameter, as `circuit`; for a
+    sum, a sum in which as many of them count twice, and so on.
 
     With `complement`, of the edges and weights that `circuit` leaves out. Raises `GraphirError` where those are too
     few. All nodes are kept, and what lies on no path stays, so that the counts are equal exactly.
     """
+    if isinstance(circuit, CircuitSum):
+        return _matched_sum(circuit, seed, complement=complement)
     generator = np.random.default_rng(seed)
     kept = circuit.edges & circuit.nodes[np.asarray(circuit.graph.edge_src)]
     edges = _drawn(kept, layer_groups(circuit.graph), generator, complement)
@@ -58,6 +65,16 @@ def matched_random(circuit: Circuit, seed: int, *, complement: bool = False) -> 
         edges=edges, nodes=np.ones_like(circuit.nodes), weights=weights, scores={}, metrics={},
         provenance={"method": "matched_random", "seed": seed, "complement": complement},
     )  # fmt: skip
+
+
+def _matched_sum(whole: CircuitSum, seed: int, *, complement: bool) -> CircuitSum:
+    drawn = matched_random(whole.circuit, seed, complement=complement)
+    generator = np.random.default_rng([seed, 1])
+    factors = {}
+    for name, counts in whole.factors.items():
+        factors[name] = np.zeros_like(counts)
+        factors[name][drawn.weights[name]] = generator.permutation(counts[counts > 0])
+    return CircuitSum(drawn, factors)
 
 
 def _drawn(kept: np.ndarray, groups: np.ndarray, generator: np.random.Generator, complement: bool) -> np.ndarray:

@@ -2,7 +2,8 @@
 
     L = L_faith(circuit) + λ · mean P(m > 0)
 
-with the settings of AutoCircuit (Miller et al. 2024): masks on edges or nodes, temperature 2/3, λ = 10.
+with the settings of AutoCircuit (Miller et al. 2024): masks on edges or nodes, temperature 2/3, λ = 10. Masks may lie on
+the hidden features of MLPs as well; neurons that are dropped are cut out of the weights.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class SubnetworkProbing(SubnetworkProbingOptions, Pass):
     name: ClassVar[str] = "subnetwork_probing"
 
     def run(self, context: RunContext) -> Circuit:
-        """The circuit; `scores` rank every edge (or node) by σ(l)."""
+        """The circuit; `scores` rank every edge (or node, or neuron) by σ(l)."""
         part = f"{self.level}s"
         start = math.log(self.keep / (1 - self.keep))
         masks = HardConcrete(nonzero=True)

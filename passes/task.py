@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -15,20 +16,21 @@ from torch import LongTensor, Tensor
 from graphir.errors import DataError, UnknownNameError
 from graphir.names import closest
 from passes.examples import Example
+from passes.model_inputs import InputForm, Padding
 from passes.splitting import SPLITS, SplitBy, split_examples
 from passes.tokenizing import TokenizedExample, Tokenizer, tokenize_examples, tokenizer_identity
 
 Ablation = Literal["interchange", "zero", "mean", "mean by position", "mean by template", "noise", "optimal"]
-Padding = Literal["right", "left", "none"]
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Rows of one split, padded to one length.
 
-    `inputs` holds `input_ids` and `attention_mask`, each (B, S) int64, and is passed to the model by keyword.
-    `counterfactual` holds the same keys and shapes, or is None. `positions` (B,) is the index, in the padded row, of
-    the token whose logits predict the answer; None where the model's output has no axis of positions (see
+    `inputs` holds `input_ids` and, as the task's model needs them, `attention_mask`, `position_ids`, each (B, S) int64,
+    and `decoder_input_ids` (B, 1); it is passed to the model by keyword. `counterfactual` holds the same keys and
+    shapes, or is None. `positions` (B,) is the index, in the padded row (in the decoder's, where there is one), of the
+    token whose logits predict the answer; None where the model's output has no axis of positions (see
     `passes.tensor_task`). `answers` and `distractors` (B,) are token ids.
     """
 
@@ -64,6 +66,8 @@ class Task:
 
     `identity` is the sha256 over the texts, the splits they are in, the ablation and the tokenizer. `padding` is
     "right" by default; "none" makes batches of one length each, for models that take no mask (`attention_mask=False`).
+    `position_ids` says whether batches say where each row begins, `decoder_ids` what a decoder starts from (see
+    `passes.model_inputs`).
     """
 
     name: str
@@ -72,6 +76,8 @@ class Task:
     pad_id: int = 0
     padding: Padding = "right"
     attention_mask: bool = True
+    position_ids: bool = False
+    decoder_ids: tuple[int, ...] = ()
     identity: str = ""
     split_by: SplitBy = "template"
     seed: int = field(default=0)
@@ -89,9 +95,12 @@ class Task:
         ablation: Ablation = "interchange",
         padding: Padding = "right",
         attention_mask: bool = True,
+        form: InputForm | None = None,
     ) -> Task:
         """Tokenize, check and split `examples`.
 
+        `form` says what the model is to be given (`passes.model_inputs.find_form`), in place of `padding` and
+        `attention_mask`: a model with an encoder and a decoder needs it, and so does padding on the left.
         `fractions` are the shares of train, validation and test; they are scaled to sum to one. Raises DataError for
         data that cannot be used: none at all, unequal lengths, answers of several tokens, a counterfactual that the
         ablation needs and an example lacks, or too few templates for the splits.
@@ -102,7 +111,8 @@ class Task:
             check_counterfactuals(name, examples)
         if padding == "right" and not attention_mask:
             padding = "none"
-        tokenized = tokenize_examples(name, examples, tokenizer)
+        form = form or InputForm(padding, attention_mask)
+        tokenized = tokenize_examples(name, examples, tokenizer, decoder=form.decoder)
         parts = split_examples(tokenized, fractions, by=by, seed=seed)
         splits = dict(zip(SPLITS, parts, strict=True))
         return cls(
@@ -110,8 +120,10 @@ class Task:
             splits=splits,
             ablation=ablation,
             pad_id=pad_token(tokenizer),
-            padding=padding,
-            attention_mask=attention_mask,
+            padding=form.padding,
+            attention_mask=form.mask,
+            position_ids=form.positions,
+            decoder_ids=form.decoder,
             identity=hash_task(splits, ablation, tokenizer),
             split_by=by,
             seed=seed,
@@ -159,7 +171,7 @@ class Task:
     def collate(self, rows: Sequence[TokenizedExample]) -> Batch:
         """One batch of these rows, padded to the longest."""
         length = max(map(len, rows))
-        left = self.padding == "left"
+        left = self.padding == "left" and not self.decoder_ids
         shifts = [length - len(row) if left else 0 for row in rows]
         paired = all(row.counterfactual_ids is not None for row in rows)
         told_apart = all(row.distractor is not None for row in rows)
@@ -173,14 +185,19 @@ class Task:
         )
 
     def pad(self, rows: Sequence[Sequence[int]], length: int) -> dict[str, Tensor]:
-        """`input_ids` and, unless turned off, `attention_mask`, (len(rows), length)."""
+        """The model's inputs: `input_ids` and what else it needs, (len(rows), length)."""
         ids = torch.full((len(rows), length), self.pad_id)
         mask = torch.zeros(len(rows), length, dtype=torch.long)
         for index, row in enumerate(rows):
             where = slice(length - len(row), length) if self.padding == "left" else slice(0, len(row))
             ids[index, where] = torch.tensor(row)
             mask[index, where] = 1
-        return {"input_ids": ids, "attention_mask": mask} if self.attention_mask else {"input_ids": ids}
+        return self.form.inputs(ids, mask)
+
+    @cached_property
+    def form(self) -> InputForm:
+        """How rows are made into inputs."""
+        return InputForm(self.padding, self.attention_mask, self.position_ids, self.decoder_ids)
 
     def describe(self) -> str:
         """A few lines for people: sizes, templates and token lengths of each split, and the first example."""

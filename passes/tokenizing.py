@@ -37,24 +37,36 @@ class TokenizedExample:
         return len(self.input_ids)
 
 
-def tokenize_examples(name: str, examples: Sequence[Example], tokenizer: Tokenizer) -> tuple[TokenizedExample, ...]:
-    """Every example as ids; DataError for the first that cannot be used, with its index, file line and tokens."""
+def tokenize_examples(
+    name: str, examples: Sequence[Example], tokenizer: Tokenizer, *, decoder: Sequence[int] = ()
+) -> tuple[TokenizedExample, ...]:
+    """Every example as ids; DataError for the first that cannot be used, with its index, file line and tokens.
+
+    With `decoder`, the ids that a decoder starts from, the prompt is the encoder's and the answer follows those ids.
+    """
     rows: list[TokenizedExample] = []
     for index, example in enumerate(examples):
         try:
-            rows.append(tokenize_example(example, tokenizer))
+            rows.append(tokenize_example(example, tokenizer, decoder=decoder))
         except DataError as error:
             where = f"example {index}" + (f" ({example.source})" if example.source else "")
             raise DataError(f"task `{name}`: {where}: {error.message}", error.hints) from None
     return tuple(rows)
 
 
-def tokenize_example(example: Example, tokenizer: Tokenizer) -> TokenizedExample:
+def tokenize_example(example: Example, tokenizer: Tokenizer, *, decoder: Sequence[int] = ()) -> TokenizedExample:
     """One example as ids; DataError without its place in the data."""
-    clean, position = prompt_ids(example.clean, tokenizer)
+
+    def prompt(text: str) -> tuple[tuple[int, ...], int]:
+        return encoder_ids(text, tokenizer, decoder) if decoder else prompt_ids(text, tokenizer)
+
+    def answer_of(role: str, text: str) -> int:
+        return answer_id(role, text, "" if decoder else example.clean, tokenizer)
+
+    clean, position = prompt(example.clean)
     counterfactual = None
     if example.counterfactual is not None:
-        counterfactual, _ = prompt_ids(example.counterfactual, tokenizer)
+        counterfactual, _ = prompt(example.counterfactual)
         if len(counterfactual) != len(clean):
             raise DataError(
                 f"clean has {len(clean)} tokens and counterfactual {len(counterfactual)}\n"
@@ -62,10 +74,10 @@ def tokenize_example(example: Example, tokenizer: Tokenizer) -> TokenizedExample
                 f"  counterfactual {show_tokens(counterfactual, tokenizer)}",
                 ["interchange ablation swaps values token by token: change words one for one"],
             )
-    answer = answer_id("answer", example.answer, example.clean, tokenizer)
+    answer = answer_of("answer", example.answer)
     distractor = None
     if example.distractor is not None:
-        distractor = answer_id("distractor", example.distractor, example.clean, tokenizer)
+        distractor = answer_of("distractor", example.distractor)
         if distractor == answer:
             raise DataError(f"answer and distractor are the same token: {show_tokens([answer], tokenizer)}")
     return TokenizedExample(example, clean, counterfactual, position, answer, distractor)
@@ -93,8 +105,18 @@ def prompt_ids(text: str, tokenizer: Tokenizer) -> tuple[tuple[int, ...], int]:
     return ids, len(ids) - 1
 
 
+def encoder_ids(text: str, tokenizer: Tokenizer, decoder: Sequence[int]) -> tuple[tuple[int, ...], int]:
+    """Ids of a prompt for an encoder, the end of the text included, and the index in the decoder that predicts."""
+    if not text:
+        raise DataError("the prompt is empty")
+    ids = encode(text, tokenizer)
+    if not ids:
+        raise DataError(f"the prompt {text!r} has no tokens")
+    return ids, len(decoder) - 1
+
+
 def answer_id(role: str, text: str, prompt: str, tokenizer: Tokenizer) -> int:
-    """The one token that `text` adds behind `prompt`.
+    """The one token that `text` adds behind `prompt`, which may be nothing.
 
     Read from the tokens of prompt and answer together, because some tokenizers split a text that stands alone in
     another way. For a masked prompt the text alone counts.
@@ -102,7 +124,7 @@ def answer_id(role: str, text: str, prompt: str, tokenizer: Tokenizer) -> int:
     if not text:
         raise DataError(f"the {role} is empty")
     mask = getattr(tokenizer, "mask_token_id", None)
-    before = encode(prompt, tokenizer, special=False)
+    before = encode(prompt, tokenizer, special=False) if prompt else ()
     if mask is not None and mask in before:
         added = encode(text.strip(), tokenizer, special=False)
     else:

@@ -1,23 +1,30 @@
 """Uniform gradient sampling (Li & Janson 2024): masks on edges whose gradient comes from uniform samples.
 
-    L = KL(model ‖ circuit) + λ · Σ σ(θ)
+    L = KL(model ‖ circuit) + λ · Σ σ(θ) + λ_node · tanh(2 N / M) · M / 2
 
-The published penalty on the number of nodes is left out.
+N being how many of the M nodes that read and write are to be expected to have open edges in and out, λ_node = min(λ / 2,
+2e-4). Sampled edges that lie on no open path from an input to an output are closed, as they will be in the circuit.
+With several masks in a batch an edge takes the mean gradient of those draws in which it was between zero and one.
+Masks on nodes have no dangling edges, and the first penalty counts them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import torch
 
 from graphir.circuit import Circuit
 from passes.base import Pass, RunContext
 from passes.learn.control import Constant
-from passes.learn.initial import constant_part
 from passes.learn.learner import Phase, Settings
 from passes.learn.objectives import Objective
 from passes.learn.parametrizations import UniformGradient
+from passes.learn.parts import Part
+from passes.learn.results import entries_of, pinned_nodes
 from passes.learn.running import learn_circuit
+from passes.learn.uniform import NodeComplexity, OnPath, UniformPart
 from passes.options import UgsOptions
 
 
@@ -30,12 +37,21 @@ class Ugs(UgsOptions, Pass):
     def run(self, context: RunContext) -> Circuit:
         """The circuit; `scores` rank every edge (or node) by σ(θ)."""
         part = f"{self.level}s"
-        masks = UniformGradient()
-        rate, betas = self.learning_rate, (0.9, 0.995)
         return learn_circuit(
             self, context,
-            lambda _: {part: constant_part(context, part, self.initial, masks, rate=rate, betas=betas)},
+            lambda _: {part: self._part(context, part)},
             lambda parts: {part: Constant(self.penalty * parts[part].total)},
             Objective.of(context.task), Settings("ugs", self.batch_size, self.masks_per_batch, decay=0.5),
             [Phase(self.steps, frozenset({part}))],
         )  # fmt: skip
+
+    def _part(self, context: RunContext, name: str) -> Part:
+        graph, device = context.graph, context.program.device
+        options: dict[str, Any] = {"rate": self.learning_rate, "betas": (0.9, 0.995)}
+        logits = {name: torch.full((entries_of(context, name),), self.initial, device=device)}
+        if name == "nodes":
+            pinned = torch.as_tensor(pinned_nodes(graph), device=device)
+            return UniformPart(name, logits, UniformGradient(), pinned=pinned, **options)
+        price = min(self.penalty / 2, 2e-4) if self.node_penalty is None else self.node_penalty
+        masks = UniformGradient(alive=OnPath(graph))
+        return UniformPart(name, logits, masks, complexity=NodeComplexity(graph, device), price=price, **options)

@@ -310,6 +310,23 @@ def test_alignment_undoes_arbitrary_flips(seed: int) -> None:
     assert abs((signs * flips).sum()) == 10
 
 
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=10)
+def test_magnitudes_tell_modules_of_random_signs_apart_and_flips_do_not_matter(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    (first, second), labels = planted_matrices(2, 32, 4, seed=seed)
+    x = rng.standard_normal((1000, 32))
+    units = np.tanh(x @ first.T / 8)
+    flipped = units * rng.choice([-1.0, 1.0], 32)
+    names = [f"n{i}" for i in range(32)]
+    found = find_hierarchy(units, x, units @ second.T, names, odd=True, by="magnitude")
+    assert adjusted_rand_score(labels[32:64], found.cut(4)) >= 0.95
+    again = find_hierarchy(flipped, x, units @ second.T, names, odd=False, by="magnitude")
+    np.testing.assert_allclose(again.features, found.features, atol=1e-12)
+    signed = find_hierarchy(units, x, units @ second.T, names, odd=True)
+    assert adjusted_rand_score(labels[32:64], signed.cut(4)) < 0.95
+
+
 def test_signs_are_aligned_only_where_the_activation_is_odd() -> None:
     program = graphir.lower(
         graphir.trace(modules.prepared(modules.FeedForward()), modules.feature_example(), granularity="neuron")

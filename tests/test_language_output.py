@@ -80,6 +80,10 @@ def row(**fields: str) -> str:
     return json.dumps({"clean": "a b", "counterfactual": "c b", "answer": " x", "distractor": " y", **fields}) + "\n"
 
 
+ON_A_FOLDER = (
+    'model m = hf "model"\ngraph g = trace m\ntask t { data jsonl "d.jsonl"  split 50 / 50 by example }\n'
+    "circuit c = discover g for t with eap top 3%\n"
+)
 BUILTIN = 'model m = builtin "induction"\ngraph g = trace m\n'
 
 
@@ -150,12 +154,35 @@ def test_deep_reads_tokens(
     config = {"num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 20}
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     monkeypatch.setattr(module, "read_tokenizer", lambda model, folder: Words())
-    text = (
-        'model m = hf "model"\ngraph g = trace m\ntask t { data jsonl "d.jsonl"  split 50 / 50 by example }\n'
-        "circuit c = discover g for t with eap top 3%\n"
-    )
     rows = row() + row(**{"clean": "b b", "counterfactual": "d b", **fields})
-    assert [each.code for each in deep(tmp_path, text, d=rows)] == ([code] if code else [])
+    assert [each.code for each in deep(tmp_path, ON_A_FOLDER, d=rows)] == ([code] if code else [])
+
+
+def test_deep_says_that_there_is_no_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dsl import deep as module
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"num_hidden_layers": 2, "num_attention_heads": 2}')
+    monkeypatch.setattr(module, "read_tokenizer", lambda model, folder: None)
+    (found,) = deep(tmp_path, ON_A_FOLDER, d=row() + row(clean="b b", counterfactual="d b"))
+    assert (found.code, found.is_error) == ("C903", False)
+    assert found.message == "no tokenizer of `model` is at hand"
+    assert found.labels[0].span.text == 'model m = hf "model"'
+
+
+def test_deep_asks_for_the_tokenizer_where_the_model_is(tmp_path: Path) -> None:
+    from dsl.deep import _tokenizer_place, read_tokenizer
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    (tmp_path / "deep.circ").write_text('circ 1\nmodel a = hf "model"\nmodel b = gguf "m.gguf"\nmodel c = hf "no/where"\n')
+    spec = read_spec(tmp_path / "deep.circ", (), Options()).spec
+    assert spec is not None
+    folder, file, nowhere = spec.models
+    assert _tokenizer_place(folder, tmp_path) == (str(tmp_path / "model"), {})
+    assert _tokenizer_place(file, tmp_path) == (str(tmp_path), {"gguf_file": "m.gguf"})
+    assert read_tokenizer(nowhere, tmp_path) is None
 
 
 # Migration, with a table of versions that do not exist

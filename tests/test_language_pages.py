@@ -27,6 +27,14 @@ def test_every_code_in_use_has_a_page_and_every_page_is_in_use() -> None:
     assert used_codes() == set(codes())
 
 
+def test_every_code_is_raised_in_a_test() -> None:
+    goldens = {path.name.partition("_")[0] for path in (ROOT / "tests" / "spec" / "bad").glob("C*.circ")}
+    others = [path for path in (ROOT / "tests").glob("test_*.py") if path.name != Path(__file__).name]
+    named = {code for path in others for code in re.findall(r'"(C\d{3})"', path.read_text(encoding="utf-8"))}
+    assert len(goldens) >= 60
+    assert set(codes()) == goldens | (named & set(codes()))
+
+
 @pytest.mark.parametrize("code", codes())
 def test_a_page_has_title_cause_and_fix(code: str) -> None:
     page = explain(code)

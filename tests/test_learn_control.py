@@ -23,6 +23,13 @@ def test_targets_rise_linearly_or_in_the_logarithm_and_stay() -> None:
     assert Schedule(0.9).density(0) == pytest.approx(0.1)
 
 
+def test_targets_rise_from_the_density_that_the_masks_start_at() -> None:
+    linear = Schedule(0.9, 4, start=0.6)
+    assert [linear.density(step) for step in range(5)] == pytest.approx([0.5, 0.4, 0.3, 0.2, 0.1])
+    log = Schedule(0.99, 1, "log", start=0.16)
+    assert [log.density(step) for step in range(2)] == pytest.approx([0.04, 0.01])
+
+
 def test_a_target_above_one_asks_for_less_than_nothing() -> None:
     assert Schedule(1.2, 2).density(5) == pytest.approx(-0.2)
     assert Schedule(1.2, 4, "log", floor=0.01).density(1) == pytest.approx(0.01**0.4)

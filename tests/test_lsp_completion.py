@@ -118,6 +118,39 @@ def test_inside_expressions(tail: str, expected: set[str]) -> None:
     assert offered(tail) >= expected
 
 
+SWEPT = "sweep s = discover g for pairs with how top n over how in eap, eap_ig over n in 3, 5\n"
+
+
+@pytest.mark.parametrize(
+    ("tail", "expected"),
+    [
+        ("task t {\n  subtask s where ", {"template", "answer", "distractor", "clean", "counterfactual"}),
+        ("task t {\n  subtask s where template == 3 and ", {"template", "answer"}),
+        ("task t {\n  subtask s where not ", {"template", "answer"}),
+        ("sweep s = ", {"c", "discover"}),
+        ("sweep s = c over ", {"graph", "task", "method", "top", "absolute"}),
+        ("sweep s = c over method in ", set(METHODS)),
+        ("sweep s = c over method in eap, ", set(METHODS)),
+        ("sweep s = c over task in ", {"pairs"}),
+        ("sweep s = c over graph in ", {"g"}),
+        ("sweep s = c over select in ", {"top", "greedy"}),
+        ("sweep s = discover g for pairs with how top n over ", {"how", "n"}),
+        ("sweep s = discover g for pairs with how top n over n in 3, 5 over ", {"how"}),
+        ("sweep s = discover g for pairs with how top 3 over how in ", set(METHODS)),
+        (SWEPT + "check s[", {"how", "n"}),
+        (SWEPT + "check s[how = ", {"eap", "eap_ig"}),
+    ],
+)
+def test_subtasks_and_sweeps(tail: str, expected: set[str]) -> None:
+    assert offered(tail) >= expected
+
+
+def test_an_axis_is_offered_once_and_only_where_it_changes_something() -> None:
+    assert offered("sweep s = c over ").isdisjoint({"steps", "seed", "density", "g"})
+    assert offered("sweep s = discover g for pairs with how top n over how in eap over ").isdisjoint({"how", "g", "eap"})
+    assert "n" not in offered("sweep s = c over top in 1 over ")
+
+
 def test_an_objective_is_not_offered_what_only_a_check_can_name() -> None:
     assert "stability" not in offered("circuit d = discover g for pairs with edge_pruning\n  minimize ")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -24,6 +25,7 @@ from passes.eap import score_edges
 from passes.edge_pruning import EdgePruning
 from passes.measure import Evaluator, curve, masks_of
 from passes.metrics import kl_from, logit_diff, logits_at
+from passes.observe import SilentObserver
 from passes.task import Task
 
 KNOWN = set(BUILTIN_MODELS["induction"].circuit["interchange"])
@@ -56,6 +58,30 @@ def test_edge_pruning_finds_the_known_circuit(seed: int) -> None:
     assert names(circuit) == KNOWN
     assert circuit.provenance["steps_done"] == 80
     assert "interrupted" not in circuit.provenance
+
+
+def test_edge_pruning_comes_down_from_the_density_it_is_told_to_start_at() -> None:
+    program, task = toy()
+    seen: list[float] = []
+
+    class Watching(SilentObserver):
+        def step(self, stage: str, done: int, values: Mapping[str, float]) -> None:
+            if stage == "edge-pruning":
+                seen.append(values["target"])
+
+    total = len(program.graph.edges)
+    options: dict[str, Any] = {"steps": 80, "start": 0.5, "warmup": 20, "schedule": "log", "decay": 0.5}
+    circuit = passes.run("edge_pruning", program, task, edges=len(KNOWN), observer=Watching(), **options)
+    assert seen[20:] == pytest.approx([len(KNOWN) / total] * 60)
+    assert 0.4 < seen[0] < 0.5
+    assert seen[:21] == sorted(seen[:21], reverse=True)
+    assert names(circuit) == KNOWN
+
+
+def test_edges_that_are_all_on_at_first_have_no_starting_density() -> None:
+    program, task = toy()
+    with pytest.raises(GraphirError, match="no starting density"):
+        passes.run("edge_pruning", program, task, edges=len(KNOWN), initial="ones", start=0.5)
 
 
 def test_edge_pruning_finds_it_without_scores_to_start_from() -> None:

@@ -107,6 +107,8 @@ def test_where_chooses_units(tmp_path: Path) -> None:
         (BITS + "cluster c = neurons of g on bits with hierarchy { k: 90 }\n", 5, "90 modules of 14 units"),
         (BITS + "analyze m = neurons of g on bits with knn\nblocks b = m { count: 90 }\n", 6, "90 blocks of 14"),
         (BITS + "cluster c = layers of g with ncut\n", 5, "not layers"),
+        (BITS + "analyze m = neurons of g on bits with cka\n", 5, "hold the same on all 48 samples"),
+        (BITS + "cluster c = neurons of g with ncut { k: 2  shuffles: 0 }\n", 5, "pieces"),
         (BITS + "analyze m = neurons of g on bits with knn\nblocks b = m { validate: readout }\n", 6, "needs answers"),
         ('corpus s = text "none.txt"\nanalyze m = layers of g on s with cka\n', 4, "cannot read corpus"),
         ('corpus s = jsonl "bad.jsonl"\nanalyze m = layers of g on s with cka\n', 4, "bad.jsonl:2"),
@@ -118,6 +120,15 @@ def test_wrong_input_names_the_line(tmp_path: Path, rest: str, line: int, words:
         run_text(NET + rest, tmp_path)
     assert caught.value.span.line == line
     assert words in str(caught.value) + " ".join(caught.value.hints)
+
+
+def test_texts_of_unequal_length_cannot_be_flattened(tmp_path: Path) -> None:
+    texts = [" ".join(WORDS.split()[:length]) for length in (3, 3, 5, 5, 5)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    text = TOY + 'corpus t = jsonl "t.jsonl" { n: 5  pooling: flatten }\nanalyze m = heads of g on t with cka\n'
+    with pytest.raises(StageError, match=r"flattened.* features on one batch|cannot be flattened") as caught:
+        run_text(text, tmp_path)
+    assert caught.value.span.line == 5
 
 
 def test_activations_that_are_not_finite_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

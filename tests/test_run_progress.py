@@ -9,19 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from dsl.running.carrying import workplace_for
+from dsl.running.displays import LiveDisplay, NoDisplay, PlainDisplay, choose_display, format_values
 from dsl.running.failures import StageError, is_out_of_memory, located
 from dsl.running.folder import RunFolder, default_folder, uninterrupted
-from dsl.running.progress import (
-    EventLog,
-    LiveDisplay,
-    NoDisplay,
-    PlainDisplay,
-    Reporter,
-    choose_display,
-    format_values,
-    plain,
-)
+from dsl.running.forecast import Forecast, about, expected_seconds
+from dsl.running.progress import EventLog, Reporter, plain
 from graphir.diagnostics import Source
+from dsl.running.stage import sections
 from graphir.errors import GraphirError, UnavailableError
 from tests.running import HEAD, spec_of
 
@@ -73,6 +68,97 @@ def test_a_live_block_shows_steps_and_values_and_goes_away(monkeypatch: pytest.M
     assert "loss 0.25" in out.getvalue()
     assert out.getvalue().rstrip().endswith("\x1b[2K")  # the line is cleared
     display.end(None)  # twice does no harm
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_live_block_has_all_that_there_is_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    out, clock = Terminal(), Clock()
+    display, forecast = LiveDisplay(out), Forecast({"find": 10.0, "measure": 290.0}, clock)
+    display.expect(2, forecast)
+    forecast.begin(300)
+    display.begin("found: learn", 300)
+    clock.now = 5.0
+    forecast.step(100)
+    display.step(100, {"loss": 0.25, "kl": 0.125, "density": 0.041})
+    display.end(None)
+    shown = out.getvalue()
+    assert "[1/2] found: learn" in shown
+    assert "100/300" in shown
+    # 10 seconds of steps are left; 15 seconds for what was to take 10 make 290 so much longer, the plan being believed
+    # for two seconds.
+    left = 10 + 290 * (2 + 15) / (2 + 10)
+    assert f"loss 0.25, kl 0.125, density 4.1%; about {about(left)} left in all" in shown
+
+
+def test_plain_lines_say_what_is_left_in_all() -> None:
+    out, clock = io.StringIO(), Clock()
+    display, forecast = PlainDisplay(out, every=0.0), Forecast({"find": 10.0, "measure": 10.0}, clock)
+    display.expect(2, forecast)
+    display.begin("learn", 10)
+    display.step(5, {"loss": 0.25})
+    assert out.getvalue().splitlines()[-1].endswith("about 20 s in all")
+
+
+def test_a_forecast_learns_from_what_was_computed() -> None:
+    clock = Clock()
+    forecast = Forecast({"trace": 8.0, "find": 20.0, "measure": 20.0}, clock)
+    assert forecast.left() == 48.0
+    clock.now = 18.0  # 8 seconds were planned
+    forecast.settled("trace", cached=False)
+    assert forecast.left() == pytest.approx(40 * (18 + 2) / (8 + 2))
+    forecast.settled("find", cached=True)  # what comes from the cache says nothing of speed
+    assert forecast.left() == pytest.approx(20 * 20 / 10)
+    clock.now += 30.0
+    assert forecast.left() == pytest.approx(10.0)
+    clock.now += 30.0
+    assert forecast.left() == 0.0  # late, but not in the past
+    forecast.settled("measure", cached=False)
+    assert forecast.left() == 0.0
+
+
+def test_nothing_is_foretold_where_nothing_is_known() -> None:
+    forecast = Forecast({})
+    forecast.begin(10)
+    forecast.step(5)
+    assert forecast.left() is None
+    assert forecast.left_of_steps() is not None
+
+
+def test_times_that_are_not_known_exactly() -> None:
+    assert [about(seconds) for seconds in (0.4, 99, 130, 3600, 7800)] == ["0 s", "99 s", "2 min", "60 min", "2 h 10 min"]
+
+
+def test_a_plan_expects_seconds_of_every_stage_that_computes_with_a_model(tmp_path: Path) -> None:
+    spec = spec_of(HEAD + "circuit c = discover g for pairs with edge_pruning { steps: 9  seeds: 0, 1 } top 5\n", tmp_path)
+    place = workplace_for(spec, Reporter(quiet=True), None, caching=False, threads=None)
+    ahead = [stage for section in sections() for stage in section.stages(spec, place)]
+    expected = expected_seconds(spec, ahead)
+    assert list(expected) == [stage.name for stage in ahead]
+    assert expected["c (seed 0)"] == expected["c (seed 1)"] > 0
+    assert expected["trace g"] > expected["measure c"] > 0
+
+
+def test_the_log_says_what_is_left(tmp_path: Path) -> None:
+    reporter = Reporter(quiet=True, events=tmp_path / "events")
+    reporter.expect(1, {"find": 100.0})
+    reporter.begin("learn", 4)
+    reporter.step("learn", 1, {"loss": 0.5})
+    reporter.close()
+    first, _, last = (json.loads(line) for line in (tmp_path / "events").read_text().splitlines())
+    assert (first["event"], first["stages"], first["left"]) == ("expect", 1, 100.0)
+    assert (last["event"], last["done"], last["values"]) == ("step", 1, {"loss": 0.5})
+    assert last["left"] >= 0
 
 
 def test_values() -> None:

@@ -231,11 +231,12 @@ def test_without_validation_data_seeds_are_compared_on_training_data(tmp_path: P
 # What a run refuses
 
 
-def test_what_is_not_built_yet_is_refused_before_any_work(tmp_path: Path) -> None:
+def test_ungrouped_ports_reach_the_graph(tmp_path: Path) -> None:
     text = HEAD.replace("split qkv }", "split qkv  key_value: ungrouped }") + RANKED
-    with pytest.raises(StageError, match=r"not built yet\n  while reading graph `g` \(toy.circ:3\)"):
-        run_text(text, tmp_path)
-    assert not list(tmp_path.iterdir())
+    run = run_text(text, tmp_path)
+    assert run.graphs["g"].granularity is not None
+    assert run.graphs["g"].granularity.at(0).key_value == "ungrouped"
+    assert "a0.h1.k" in {port.name for port in run.graphs["g"].ports}
 
 
 def test_an_objective_that_no_method_has_is_refused_before_any_work(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""The analyzer's sections: corpora, distances, blocks, clusters, lesions, shrinking."""
+"""The analyzer's sections: corpora, distances, blocks, clusters, lesions, drifts, shrinking."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -22,6 +23,7 @@ from dsl.spec import (
     BlocksSpec,
     ClusterSpec,
     CorpusSpec,
+    DriftSpec,
     GraphSpec,
     LesionSpec,
     ShrinkSpec,
@@ -152,6 +154,56 @@ def check_lesion(context: Context, section: tree.Lesion) -> LesionSpec | None:
     return LesionSpec(section.span, section.name.text, groups, data, *options)
 
 
+def check_drift(context: Context, section: tree.Drift) -> DriftSpec | None:
+    """Analyses that differ in their graph or circuit alone, and a number for each."""
+    from passes.analysis_options import ANALYSES
+
+    found: list[AnalysisSpec | None] = [context.spec(name, tree.Analyze) for name in section.steps]
+    options = check_options(context, section.block, ANALYSES["drift"], "`drift`")
+    if options is None or None in found:
+        return None
+    steps = [each for each in found if each]
+    if len(steps) < 2:
+        help = "for example `drift d = early, late`"
+        context.error("C403", "a drift goes from one analysis to another", section.steps[0].span, "only one", help=help)
+        return None
+    good = all([_same_analysis(context, steps[0], *pair) for pair in zip(steps[1:], section.steps[1:], strict=True)])
+    return DriftSpec(section.span, section.name.text, tuple(steps), *options) if good and _numbered(
+        context, section, options[0].steps
+    ) else None
+
+
+def _same_analysis(context: Context, first: AnalysisSpec, other: AnalysisSpec, name: tree.Name) -> bool:
+    """Whether two analyses compare the same units, on the same data, in the same way."""
+    for what, ours, theirs in (
+        ("units", first.units, other.units),
+        ("data", first.data.name, other.data.name),
+        ("distance", (first.method.name, first.method.options), (other.method.name, other.method.options)),
+    ):
+        if ours != theirs:
+            message = f"`{name.text}` and `{first.name}` differ in their {what}"
+            context.error("C405", message, name.span, "steps differ in their graph or circuit alone",
+                          others=[(first.span, "the first step")])  # fmt: skip
+            return False
+    return True
+
+
+def _numbered(context: Context, section: tree.Drift, numbers: tuple[float, ...]) -> bool:
+    """Whether the numbers of the steps are as many as there are, and grow."""
+    if not numbers:
+        return True
+    assert section.block is not None
+    span = next(each.span for each in section.block.entries if isinstance(each, tree.Entry))
+    if len(numbers) != len(section.steps):
+        message = f"{len(numbers)} numbers for {len(section.steps)} steps"
+        context.error("C405", message, span, "one for each analysis, in their order")
+        return False
+    if any(after <= before for before, after in pairwise(numbers)):
+        context.error("C304", "the numbers of steps do not grow", span, "from the first step to the last")
+        return False
+    return True
+
+
 def check_shrink(context: Context, section: tree.Shrink, written: dict[str, tree.Text]) -> ShrinkSpec | None:
     """A circuit and a folder for the smaller module."""
     from passes.shrink_options import ShrinkOptions
@@ -169,4 +221,5 @@ def check_shrink(context: Context, section: tree.Shrink, written: dict[str, tree
         return None
     if not check_once(context, target, target.value, written) or circuit is None or options is None:
         return None
-    return ShrinkSpec(section.span, circuit, target.value, options[0])
+    name = section.name.text if section.name is not None else circuit.name
+    return ShrinkSpec(section.span, circuit, target.value, options[0], name)

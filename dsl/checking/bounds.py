@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 from dsl.checking.context import Context
 from dsl.checking.expressions import Bound
-from dsl.schema import QUANTITIES
 from graphir.diagnostics import Span
 
 NOTHING = {
@@ -34,10 +33,10 @@ class _Interval:
         return self.low > self.high or (self.low == self.high and (self.low_open or self.high_open))
 
 
-def _natural(quantity: str) -> _Interval:
+def _natural(bound: Bound) -> _Interval:
     """The range of a quantity; sizes exclude the empty circuit."""
-    info = QUANTITIES[quantity]
-    return _Interval(info.minimum, info.maximum, quantity in NOTHING, False)
+    about = bound.about
+    return _Interval(about.minimum, about.maximum, bound.quantity in NOTHING, False)
 
 
 def _as_density(bound: Bound) -> Bound:
@@ -58,7 +57,7 @@ def check_bounds(context: Context, bounds: Iterable[Bound], what: str) -> bool:
     for written in bounds:
         bound = _as_density(written)
         key = bound.key
-        natural = _natural(bound.quantity)
+        natural = _natural(bound)
         alone = _narrow(natural, bound)
         if alone.is_empty:
             _report_impossible(context, written, bound, what)
@@ -73,7 +72,7 @@ def check_bounds(context: Context, bounds: Iterable[Bound], what: str) -> bool:
                 "C503",
                 f"this {what} always holds",
                 written.expression.span,
-                f"`{bound.quantity}` is {_range(bound.quantity)}",
+                f"`{bound.quantity}` is {_range(bound)}",
             )
         before = possible.get(key, natural)
         after = _narrow(before, bound)
@@ -102,17 +101,17 @@ def _narrow(interval: _Interval, bound: Bound) -> _Interval:
 
 def _report_impossible(context: Context, written: Bound, bound: Bound, what: str) -> None:
     empty = bound.quantity in NOTHING and bound.value == 0
-    note = NOTHING[bound.quantity] if empty else f"`{written.quantity}` is {_range(written.quantity)}"
-    label = "leaves nothing" if empty else f"`{bound.quantity}` is {_range(bound.quantity)}"
+    note = NOTHING[bound.quantity] if empty else f"`{written.quantity}` is {_range(written)}"
+    label = "leaves nothing" if empty else f"`{bound.quantity}` is {_range(bound)}"
     context.error(
         "C501", f"this {what} can never hold", written.expression.span, label, notes=[] if label == note else [note]
     )
 
 
-def _range(quantity: str) -> str:
+def _range(bound: Bound) -> str:
     """The natural range of a quantity in words."""
-    interval = _natural(quantity)
-    scale, unit = (100, "%") if QUANTITIES[quantity].unit == "fraction" else (1, "")
+    interval = _natural(bound)
+    scale, unit = (100, "%") if bound.about.unit == "fraction" else (1, "")
     low = f"above 0{unit}" if interval.low_open else f"at least {scale * interval.low:g}{unit}"
     high = f"at most {scale * interval.high:g}{unit}"
     parts = [low if math.isfinite(interval.low) else "", high if math.isfinite(interval.high) else ""]

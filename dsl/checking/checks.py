@@ -8,6 +8,7 @@ from dsl import tree
 from dsl.checking.bounds import check_bounds
 from dsl.checking.context import Context, every
 from dsl.checking.expressions import check_condition
+from dsl.checking.gates import GATED, is_gated
 from dsl.checking.methods import check_method, check_options
 from dsl.checking.references import find_circuits
 from dsl.checking.values import amount_of, plain_number
@@ -21,7 +22,9 @@ WORTH = "for example `kl <= 0.3`"
 
 def check_check(context: Context, section: tree.Check) -> list[CheckSpec] | None:
     """Conditions that are comparisons of known quantities and can hold; one check for each circuit."""
-    circuits = find_circuits(context, section.circuit)
+    if is_gated(context, section.circuit):
+        return None  # `dsl.checking.gates` checks those
+    circuits = find_circuits(context, section.circuit, *GATED)
     if not section.conditions and not section.circuit.is_missing:
         context.error("C403", "this check has no conditions", section.span, help=WORTH)
         return None

@@ -46,6 +46,8 @@ KIND_NAMES: Mapping[type[Any], str] = {
     tree.Blocks: "blocks",
     tree.Cluster: "cluster",
     tree.Lesion: "lesion",
+    tree.Drift: "drift",
+    tree.Shrink: "shrink",
     tree.Let: "constant",
 }
 
@@ -197,7 +199,10 @@ def every(results: Iterable[bool]) -> bool:
     return all(list(results))
 
 
-IMPLIED = {"sweep": "circuit", "blocks": "analysis", "cluster": "analysis", "lesion": "analysis"}
+IMPLIED = {
+    "sweep": "circuit", "blocks": "analysis", "cluster": "analysis", "lesion": "analysis", "drift": "analysis",
+    "shrink": "analysis",
+}  # fmt: skip
 """Kinds that a message does not list beside the other."""
 
 

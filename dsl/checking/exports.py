@@ -15,7 +15,7 @@ from dsl.schema import ANALYSIS_FLAVORS, FLAVORS, FORMATS, REPORT_FORMATS, SUBJE
 from dsl.spec import CircuitSpec, ExportSpec, ReportSpec, Target
 from dsl.suggest import closest_word
 
-ANALYSES = (tree.Analyze, tree.Blocks, tree.Cluster, tree.Lesion)
+ANALYSES = (tree.Analyze, tree.Blocks, tree.Cluster, tree.Lesion, tree.Drift)
 OTHERS = (tree.GraphSection, tree.Query, *ANALYSES)
 OTHER_SUFFIXES = {
     ".pt": ".safetensors",

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from dsl import tree
+from dsl.analysis_quantities import SECTION_QUANTITIES, SECTION_WORDS
 from dsl.checking.context import Context
 from dsl.checking.values import describe, plain_number
-from dsl.quantities import QUANTITIES, UNITS, Quantity
+from dsl.quantities import PARTS, QUANTITIES, UNITS, Quantity
 
-USES = {"check": "a check", "objective": "an objective", "constraint": "a constraint"}
+USES = {
+    "check": "a check", "objective": "an objective", "constraint": "a constraint",
+    **{f"check {kind}": f"a check of {'blocks' if kind == 'blocks' else f'a {kind}'}" for kind in SECTION_QUANTITIES},
+    "check analysis": "a check of an analysis", "check shrink": "a check of a smaller module",
+}  # fmt: skip
+"""What an expression is part of; `check blocks` is a check of that kind of section, with quantities of its own."""
 SHOWN = 8
+SUCH = {
+    "check analysis": "distance <= 0.3", "check blocks": "count >= 3", "check cluster": "count >= 3",
+    "check lesion": "q <= 5%", "check shrink": "parameters <= 3.1M", "check drift": "moved <= 0.3",
+}  # fmt: skip
+"""A bound as an example of a use."""
 FLIPPED = {"<=": ">=", ">=": "<=", "<": ">", ">": "<", "==": "==", "!=": "!="}
 
 
@@ -26,11 +37,17 @@ class Bound:
     value: float
     number: tree.Number | None
     expression: tree.Binary
+    table: Mapping[str, Quantity] = field(default_factory=lambda: QUANTITIES, repr=False)
 
     @property
     def key(self) -> tuple[str, tuple[str, ...]]:
         """The quantity with all its arguments: `kl` and `kl(model, circuit)` are one."""
-        return self.quantity, QUANTITIES[self.quantity].complete(self.arguments) or self.arguments
+        return self.quantity, self.about.complete(self.arguments) or self.arguments
+
+    @property
+    def about(self) -> Quantity:
+        """What is bounded."""
+        return self.table[self.quantity]
 
     @property
     def text(self) -> str:
@@ -52,7 +69,7 @@ def check_arithmetic(context: Context, expression: tree.Expression, use: str) ->
         case tree.Binary() if expression.operator not in (*tree.COMPARISONS, *tree.LOGIC):
             # Both sides are checked, so that both are reported.
             sides = [check_arithmetic(context, side, use) for side in (expression.left, expression.right)]
-            return all(sides) and (use == "objective" or _adds_up(context, expression))
+            return all(sides) and (use == "objective" or _adds_up(context, expression, use))
         case tree.Pattern():
             label = "a component is not a number"
             context.error("C207", f"unknown name `{expression.text}`", expression.span, label, notes=[_listing(use)])
@@ -67,14 +84,21 @@ def check_arithmetic(context: Context, expression: tree.Expression, use: str) ->
     return False
 
 
+def table_of(use: str) -> Mapping[str, Quantity]:
+    """The quantities of a use: those of circuits, or of a kind of section."""
+    return SECTION_QUANTITIES.get(use.removeprefix("check "), QUANTITIES)
+
+
 def _known(use: str) -> dict[str, Quantity]:
-    return {name: quantity for name, quantity in QUANTITIES.items() if use in quantity.uses}
+    return {name: quantity for name, quantity in table_of(use).items() if use.partition(" ")[0] in quantity.uses}
 
 
 def _listing(use: str) -> str:
     names = sorted(_known(use))
     shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-    return f"{USES[use]} may name: {shown}; see `circ explain quantities`"
+    kind = use.removeprefix("check ")
+    page = SECTION_WORDS.get(kind, kind) if kind in SECTION_QUANTITIES else "quantities"
+    return f"{USES[use]} may name: {shown}; see `circ explain {page}`"
 
 
 def _check_name(context: Context, name: tree.Name, use: str) -> bool:
@@ -126,7 +150,8 @@ def _check_call(context: Context, call: tree.Call, use: str) -> bool:
     else:
         places = (tuple(dict.fromkeys(word for words in wanted for word in words)),) * len(call.arguments)
     good = [
-        _check_argument(context, call, argument, words) for argument, words in zip(call.arguments, places, strict=True)
+        _check_argument(context, call, argument, words, quantity)
+        for argument, words in zip(call.arguments, places, strict=True)
     ]
     if not all(good):
         return False
@@ -138,8 +163,10 @@ def _check_call(context: Context, call: tree.Call, use: str) -> bool:
     return True
 
 
-def _check_argument(context: Context, call: tree.Call, argument: tree.Expression, words: tuple[str, ...]) -> bool:
-    name, quantity = call.function.text, QUANTITIES[call.function.text]
+def _check_argument(
+    context: Context, call: tree.Call, argument: tree.Expression, words: tuple[str, ...], quantity: Quantity
+) -> bool:
+    name = call.function.text
     if not isinstance(argument, tree.Name):
         label = f"expected {' or '.join(f'`{word}`' for word in words)}"
         message = f"`{name}` takes {label.removeprefix('expected ')}, found {describe(argument)}"
@@ -152,19 +179,20 @@ def _check_argument(context: Context, call: tree.Call, argument: tree.Expression
     return not argument.is_missing
 
 
-def unit_of(expression: tree.Expression) -> str | None:
-    """The unit of an arithmetic expression: one of `dsl.quantities.UNITS`, None when it fits any (a plain number)."""
+def unit_of(expression: tree.Expression, table: Mapping[str, Quantity] = QUANTITIES) -> str | None:
+    """The unit of an arithmetic expression over the quantities of a table: one of `dsl.quantities.UNITS`, None when it
+    fits any (a plain number)."""
     match expression:
         case tree.Number():
             return "fraction" if expression.unit == "%" else None
         case tree.Name():
-            return _plain_unit(expression.text)
+            return _plain_unit(expression.text, table)
         case tree.Call():
-            return _plain_unit(expression.function.text)
+            return _plain_unit(expression.function.text, table)
         case tree.Unary():
-            return unit_of(expression.operand)
+            return unit_of(expression.operand, table)
         case tree.Binary():
-            left, right = unit_of(expression.left), unit_of(expression.right)
+            left, right = unit_of(expression.left, table), unit_of(expression.right, table)
             if expression.operator in "+-":
                 return left or right
             if expression.operator == "*":
@@ -174,14 +202,14 @@ def unit_of(expression: tree.Expression) -> str | None:
     return None
 
 
-def _plain_unit(name: str) -> str | None:
-    unit = QUANTITIES[name].unit if name in QUANTITIES else "number"
+def _plain_unit(name: str, table: Mapping[str, Quantity]) -> str | None:
+    unit = table[name].unit if name in table else "number"
     return None if unit == "number" else unit
 
 
-def _adds_up(context: Context, expression: tree.Binary) -> bool:
+def _adds_up(context: Context, expression: tree.Binary, use: str) -> bool:
     """Whether the two sides of a sum, difference or comparison have one unit (C307)."""
-    left, right = unit_of(expression.left), unit_of(expression.right)
+    left, right = (unit_of(side, table_of(use)) for side in (expression.left, expression.right))
     if expression.operator in ("*", "/", "^") or None in (left, right) or left == right:
         return True
     words = "compared" if expression.operator in tree.COMPARISONS else "added"
@@ -241,10 +269,10 @@ def check_condition(context: Context, expression: tree.Expression, use: str) -> 
         case tree.Binary() if expression.operator == "and":
             parts = [check_condition(context, side, use) for side in (expression.left, expression.right)]
             return None if None in parts else [bound for part in parts for bound in part or ()]
-        case tree.Binary() if expression.operator == "or" and use == "check":
+        case tree.Binary() if expression.operator == "or" and use.startswith("check"):
             parts = [check_condition(context, side, use) for side in (expression.left, expression.right)]
             return None if None in parts else []
-        case tree.Unary(operator="not") if use == "check":
+        case tree.Unary(operator="not") if use.startswith("check"):
             return None if check_condition(context, expression.operand, use) is None else []
         case tree.Binary() if expression.operator in tree.COMPARISONS:
             return _check_comparison(context, expression, use)
@@ -265,7 +293,7 @@ def check_condition(context: Context, expression: tree.Expression, use: str) -> 
                     f"{USES[use]} is a comparison",
                     expression.span,
                     label,
-                    help="compare it with a bound, such as `kl <= 0.3`",
+                    help=f"compare it with a bound, such as `{SUCH.get(use, 'kl <= 0.3')}`",
                 )
     return None
 
@@ -277,8 +305,8 @@ def _check_comparison(context: Context, expression: tree.Binary, use: str) -> li
     if use == "constraint" and expression.operator == "!=":
         context.error("C301", "`!=` cannot be a constraint", expression.span, help="bound it by `<=` or `>=`")
         return None
-    bound = as_bound(expression)
-    if (bound is None or bound.number is None) and not _adds_up(context, expression):
+    bound = as_bound(expression, table_of(use))
+    if (bound is None or bound.number is None) and not _adds_up(context, expression, use):
         return None
     if bound is None:
         if constant(expression.left) is not None and constant(expression.right) is not None:
@@ -288,8 +316,8 @@ def _check_comparison(context: Context, expression: tree.Binary, use: str) -> li
     return [bound] if _check_unit(context, bound) else None
 
 
-def as_bound(expression: tree.Binary) -> Bound | None:
-    """A comparison as a bound on one quantity, if it is that."""
+def as_bound(expression: tree.Binary, table: Mapping[str, Quantity] = QUANTITIES) -> Bound | None:
+    """A comparison as a bound on one quantity of a table, if it is that."""
     for side, other, operator in (
         (expression.left, expression.right, expression.operator),
         (expression.right, expression.left, FLIPPED[expression.operator]),
@@ -302,17 +330,18 @@ def as_bound(expression: tree.Binary) -> Bound | None:
             tuple(a.text for a in side.arguments if isinstance(a, tree.Name)) if isinstance(side, tree.Call) else ()
         )
         number = other if isinstance(other, tree.Number) else None
-        return Bound(name, arguments, operator, value, number, expression)
+        return Bound(name, arguments, operator, value, number, expression, table)
     return None
 
 
 def _check_unit(context: Context, bound: Bound) -> bool:
-    quantity, number = QUANTITIES[bound.quantity], bound.number
+    quantity, number = bound.about, bound.number
     if number is None:
         return True
     if number.unit == "%" and quantity.unit != "fraction":
-        what = "a number of " + bound.quantity if quantity.unit == "count" else "a plain number"
-        help = f"a share is written `density({bound.quantity})`" if quantity.unit == "count" else ""
+        what = "a whole number" if quantity.unit == "count" else "a plain number"
+        what = f"a number of {bound.quantity}" if bound.quantity in PARTS else what
+        help = f"a share is written `density({bound.quantity})`" if bound.quantity in PARTS else ""
         context.error("C302", f"`{bound.quantity}` is not a share", number.span, f"expected {what}", help=help)
         return False
     if quantity.unit == "count" and bound.value != int(bound.value):

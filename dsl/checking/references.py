@@ -7,6 +7,7 @@ from typing import Any
 from dsl import tree
 from dsl.checking.context import Context
 from dsl.spec import AnyCircuit, SweepSpec
+from dsl.suggest import suggest
 
 CIRCUITS = (tree.Circuit, tree.Composition, tree.Import)
 MANY = (*CIRCUITS, tree.Sweep)
@@ -94,12 +95,16 @@ def _selected(context: Context, name: tree.Selected) -> tuple[AnyCircuit, ...] |
             return None
         value = next((each for each in sweep.axes[axis] if same_value(each, selector.value)), None)
         if value is None:
-            values = ", ".join(sweep.axes[axis])
+            values = sweep.axes[axis]
+            guess = suggest(written(selector.value), values, f"values of `{axis}`")
+            word = guess.word if isinstance(selector.value, tree.Name) else None
             context.error(
                 "C409",
                 f"`{name.text}` has no member with `{axis}={selector.value.span.text}`",
                 selector.value.span,
-                notes=[f"values of `{axis}`: {values}"],
+                notes=[f"values of `{axis}`: {', '.join(values)}"],
+                help=f"did you mean `{word}`?" if word else "",
+                fix=word,
             )
             return None
         at[axis] = value

@@ -15,6 +15,7 @@ from dsl.checking.references import written
 from dsl.constants import put, reserved_words
 from dsl.schema import method_fields
 from dsl.spec import CircuitSpec, SweepSpec, frozen
+from dsl.suggest import suggest
 from passes.options import METHODS
 
 MAX_MEMBERS = 1000
@@ -147,9 +148,24 @@ def _is_used(context: Context, section: tree.Sweep, base: tree.Circuit, axis: tr
     put(base, {name: axis.values[:1]}, references=True, used=used)
     if name in used:
         return True
+    guess = suggest(name, _open_names(context, section, base), "names in what is discovered")
     message = f"the axis `{name}` changes nothing"
-    context.error("C213", message, axis.name.span, f"`{name}` is not in what is discovered")
+    label = f"`{name}` is not in what is discovered"
+    context.error("C213", message, axis.name.span, label, help=guess.help, fix=guess.word)
     return False
+
+
+def _open_names(context: Context, section: tree.Sweep, base: tree.Circuit) -> list[str]:
+    """Names in what is discovered that stand for nothing yet: an axis could be called so."""
+    taken = {*context.declared, *METHODS, *reserved_words(), *(axis.name.text for axis in section.axes)}
+    names = dict.fromkeys(each.text for each in tree.walk(base) if isinstance(each, tree.Name) and not each.is_missing)
+    found = []
+    for name in names:
+        used: set[str] = set()
+        put(base, {name: (tree.Number(base.span, 1.0, "", "1"),)}, references=True, used=used)
+        if name in used and name not in taken:
+            found.append(name)
+    return found
 
 
 def _options(base: tree.Circuit, section: tree.Sweep) -> tuple[str, ...]:

@@ -92,6 +92,8 @@ def _check_where(context: Context, condition: tree.Expression) -> bool:
                 return good
             context.error("C301", f"expected a text, found {describe(condition.right)}", condition.right.span)
             return False
+        case tree.Name() if condition.text not in TASK_ATTRIBUTES:
+            return _check_attribute(context, condition)
     help = 'compare one of its texts: `template == 3`, `answer in {"is", "was"}`'
     context.error("C301", "this is no condition on examples", condition.span, help=help)
     return False

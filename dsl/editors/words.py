@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from dsl import schema
+from dsl.analysis_quantities import SECTION_QUANTITIES
 from dsl.lexer import tables
 from dsl.recovery import SECTIONS
 from passes.options import METHODS
@@ -32,7 +33,8 @@ def methods() -> frozenset[str]:
 
 def functions() -> frozenset[str]:
     """What is written like a call: quantities and conditions."""
-    return frozenset((*schema.QUANTITIES, *schema.PREDICATES, *schema.FUNCTIONS))
+    of_sections = (name for table in SECTION_QUANTITIES.values() for name in table)
+    return frozenset((*schema.QUANTITIES, *of_sections, *schema.PREDICATES, *schema.FUNCTIONS))
 
 
 @cache

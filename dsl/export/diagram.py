@@ -49,12 +49,17 @@ def diagram_source(
 
     Raises `DataError` for no unit, or more than can be drawn.
     """
+    units = [unit for group in groups.values() for unit in group]
+    return source_of(groups, edges_between(units, graph, nodes_of) if len(units) <= MOST else {}, title)
+
+
+def source_of(groups: Mapping[str, Sequence[str]], counts: Counts, title: str = "") -> str:
+    """The same from the number of edges between each two units."""
     import graphviz
 
     units = [unit for group in groups.values() for unit in group]
     if not 0 < len(units) <= MOST:
         raise DataError(f"a diagram of {len(units):,} units cannot be drawn", [f"1 to {MOST} units", "export a table"])
-    counts = _edges_between(units, graph, nodes_of)
     dot = graphviz.Digraph("groups")
     dot.attr("graph", rankdir="BT", compound="true", fontname="Helvetica", fontsize="12", labelloc="b")
     dot.attr("graph", label=_text(title))
@@ -75,7 +80,7 @@ def diagram_source(
     return text
 
 
-def _edges_between(units: Sequence[str], graph: Graph, nodes_of: Callable[[str, Graph], list[int]]) -> Counts:
+def edges_between(units: Sequence[str], graph: Graph, nodes_of: Callable[[str, Graph], list[int]]) -> Counts:
     """Edges of the graph from one unit to another, by the pair, in order."""
     owner: dict[int, str] = {}
     for unit in units:

@@ -113,3 +113,12 @@ def write_effects(rows: Sequence[Sequence[Any]], path: Path) -> None:
     names, values, others = ([row[i] for row in drawn] for i in (0, 3, 4))
     path.parent.mkdir(parents=True, exist_ok=True)
     plot_effects(names, values, others, path, label=str(rows[0][2]))
+
+
+def write_drift(drift: Any, path: Path) -> None:
+    """Writes a plot of how far each unit is from where it was at the first step, over the steps. `drift` has `names`,
+    `steps`, `from_first` (steps, units) and `metric`."""
+    from passes.analyze.plots import plot_lines
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plot_lines(drift.names, drift.steps, drift.from_first, path, label=f"{drift.metric} from the first step")

@@ -162,7 +162,10 @@ def _item(value: Any, name: str, path: Path) -> tuple[bool, float]:
     score = value.get("score")
     if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
         raise DataError(f"{path}: the score of `{name}` is no number: {json.dumps(score)[:60]}")
-    return value["in_graph"], float("nan") if score is None else float(score)
+    try:
+        return value["in_graph"], float("nan") if score is None else float(score)
+    except OverflowError:
+        raise DataError(f"{path}: the score of `{name}` is too large a number") from None
 
 
 def _read_nodes(items: dict[str, Any], graph: Graph, path: Path) -> tuple[np.ndarray, np.ndarray]:

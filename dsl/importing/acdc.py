@@ -54,14 +54,24 @@ def from_value(value: Any, graph: Graph, path: Path) -> Circuit:
 
 
 def _rows(value: Any, path: Path) -> Iterator[tuple[str, Any, str, Any, bool]]:
-    items = [(*key, present) for key, present in value.items()] if isinstance(value, Mapping) else value
-    for item in items:
-        row = (*item, True) if len(item) == 4 else tuple(item)
-        if len(row) != 5 or not (isinstance(row[0], str) and isinstance(row[2], str) and isinstance(row[4], bool)):
+    if isinstance(value, Mapping):
+        value = [(*key, present) if isinstance(key, tuple) else key for key, present in value.items()]
+    for item in value if isinstance(value, list) else [value]:
+        parts = tuple(item) if isinstance(item, list | tuple) else ()
+        row = (*parts, True) if len(parts) == 4 else parts
+        named = len(row) == 5 and isinstance(row[0], str) and isinstance(row[2], str) and isinstance(row[4], bool)
+        if not named or not (_is_index(row[1]) and _is_index(row[3])):
             raise DataError(
                 f"{path}: an edge is (receiver, index, sender, index) and whether it is present, not {str(item)[:80]}"
             )
         yield row
+
+
+def _is_index(value: Any) -> bool:
+    """Whether it is an index of ACDC: None for all of an axis, or a number."""
+    return value is None or (
+        isinstance(value, list | tuple) and all(part is None or type(part) is int for part in value)
+    )
 
 
 def _is_inside(receiver: str, sender: str) -> bool:
@@ -73,7 +83,7 @@ def _is_inside(receiver: str, sender: str) -> bool:
 
 def _suffix(index: Any) -> str:
     heads = [part for part in index or () if part is not None]
-    return f"[:, :, {int(heads[-1])}]" if heads else ""
+    return f"[:, :, {heads[-1]}]" if heads else ""
 
 
 def _name(hook: str, index: Any, graph: Graph) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
+import struct
+import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from graphir.circuit import Circuit
-from graphir.errors import SaveFormatError, UnknownNameError
+from graphir.errors import DataError, SaveFormatError, UnknownNameError
 from graphir.ir import Graph
 from graphir.names import closest
 from graphir.serial import MAX_JSON, read_bytes
@@ -24,6 +28,9 @@ FORMATS: Mapping[str, str] = {
     "acdc": "dsl.importing.acdc:from_value",
 }
 """Formats by name, each `module:function` called with the file's content, the graph and the path."""
+
+DAMAGES = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError)
+"""What comes of values of another type or size than a format has them."""
 
 Reader = Callable[[Any, Graph, Path], Circuit]
 
@@ -52,7 +59,10 @@ def read_circuit(
     chosen = form or _detect(value, path)
     module, _, function = FORMATS[chosen].partition(":")
     reader: Reader = getattr(importlib.import_module(module), function)
-    circuit = reader(value, graph, path)
+    try:
+        circuit = reader(value, graph, path)
+    except DAMAGES as error:
+        raise DataError(f"{path} is not what the format `{chosen}` has: {error!r}") from None
     provenance = {"imported": {"format": chosen, "file": path.name}, **circuit.provenance, "model": graph.model_hash}
     provenance["imported"] = {"format": chosen, "file": path.name, **circuit.provenance.get("imported", {})}
     return circuit.with_(name=name or path.stem, provenance=provenance, ablation=ablation or circuit.ablation)
@@ -70,22 +80,36 @@ def _read_tensors(path: Path) -> Any:
     """The tensors and plain values of a torch file; a file that holds anything else is refused, nothing in it runs."""
     import torch
 
+    data = io.BytesIO(read_bytes(path, MAX_TENSORS))
+    _check_unpacked(data, path)
     try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise SaveFormatError(f"{path} cannot be read: {error.strerror or error}") from None
-    if size > MAX_TENSORS:
-        raise SaveFormatError(f"{path} has {size:,} bytes, more than the limit of {MAX_TENSORS:,}")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what a damaged file says, which is judged below
+            return torch.load(data, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what its unpickler raises: all sorts
         raise SaveFormatError(
-            f"{path} holds more than tensors and plain values, or is damaged: {str(error).splitlines()[0][:120]}",
+            f"{path} holds more than tensors and plain values, or is damaged: {_first_line(error)}",
             [
                 "objects in a pickle can run code and are never loaded",
                 "save it again from its tool: `cfg` as a plain dict, or the edges as JSON",
             ],
         ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+
+
+def _check_unpacked(data: io.BytesIO, path: Path) -> None:
+    """`SaveFormatError` for an archive that is small packed and large unpacked."""
+    try:
+        with zipfile.ZipFile(data) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, OverflowError, struct.error):
+        size = 0  # torch's older form, or damaged, which torch will say
+    data.seek(0)
+    if size > MAX_TENSORS:
+        raise SaveFormatError(f"{path} unpacks to {size:,} bytes, more than the limit of {MAX_TENSORS:,}")
 
 
 def _detect(value: Any, path: Path) -> str:

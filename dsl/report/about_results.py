@@ -1,18 +1,15 @@
-"""What a report says of curves, checks, answers to queries, analyses and files."""
+"""What a report says of curves, checks, answers to queries and files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dsl.report.content import Block, Cell, HeatMap, Name, Plot, Remark, Section, Series, Share, facts, table
-from dsl.report.reading import items, leaves, mapping, mappings, metric, named, number, numbers, share, text
+from dsl.report.content import Block, Cell, Name, Plot, Remark, Section, Series, Share, facts, table
+from dsl.report.reading import items, mapping, mappings, metric, named, number, share, text
 
 Manifest = Mapping[str, Any]
 METRICS = ("kl", "accuracy", "faithfulness")
-LARGEST = 200
-"""Nodes of a matrix that is drawn and written out."""
-MATRICES = frozenset({"units", "distances", "lower", "upper"})
 
 
 def curves(manifest: Manifest, names: tuple[str, ...]) -> Section | None:
@@ -51,19 +48,26 @@ def _curve_blocks(found: list[Mapping[str, Any]]) -> Iterator[Block]:
     yield table(("density", "edges on a path", "ranking", *METRICS), rows, limit=200)
 
 
+def asked_of(manifest: Manifest, names: tuple[str, ...]) -> list[Mapping[str, Any]]:
+    """The conditions of checks of these circuits, and of the analyzer's sections."""
+    every = mappings(manifest.get("checks"))
+    return [each for each in every if text(each.get("circuit")) in names or "subject" in each]
+
+
 def checks(manifest: Manifest, names: tuple[str, ...]) -> Section | None:
     """Every condition, whether it holds, and the values of what it names."""
-    found = [each for each in mappings(manifest.get("checks")) if text(each.get("circuit")) in names]
+    found = asked_of(manifest, names)
     if not found:
         return None
     rows: list[tuple[Cell, ...]] = []
     for each in found:
         values = ", ".join(f"{name} = {_value(value)}" for name, value in mapping(each.get("values")).items())
         word = "pass" if each.get("passed") is True else "FAIL"
-        rows.append((word, Name(text(each.get("circuit"))), Name(text(each.get("condition"))), values))
+        subject = Name(text(each.get("circuit")) or text(each.get("subject")))
+        rows.append((word, subject, Name(text(each.get("condition"))), values))
     failed = sum(row[0] == "FAIL" for row in rows)
     said = f"{failed} of {len(rows)} conditions do not hold." if failed else f"All {len(rows)} conditions hold."
-    blocks = (Remark(said, "bad" if failed else "good"), table(("", "circuit", "condition", "values"), rows, limit=200))
+    blocks = (Remark(said, "bad" if failed else "good"), table(("", "of", "condition", "values"), rows, limit=200))
     return Section("checks", "Checks", blocks)
 
 
@@ -92,26 +96,6 @@ def _answer(value: Any) -> Cell:
     if isinstance(value, list | tuple):
         return Name(" -> ".join(text(each) for each in value))
     return value if isinstance(value, bool) else number(value)
-
-
-def analyses(manifest: Manifest) -> Section | None:
-    """Matrices of distances, as heat maps where they are not too large; everything else that is said of them."""
-    sections = []
-    for place, (name, found) in enumerate(named(manifest.get("analyses")).items(), 1):
-        rows = [numbers(row) for row in items(found.get("distances"))]
-        names = tuple(text(each) for each in items(found.get("units")))
-        rest = {key: value for key, value in found.items() if key not in MATRICES}
-        blocks: list[Block] = []
-        said = [(path, _answer(value)) for path, value in leaves(rest)]
-        blocks += [table(("", "value"), said)] if said else []
-        square = bool(rows) and all(len(row) == len(names) for row in (rows, *rows))
-        if square and len(names) <= LARGEST:
-            label = text(found.get("metric")) or "distance"
-            blocks.append(HeatMap(f"{name}: {label}", names, tuple(rows), label))
-        elif rows:
-            blocks.append(Remark(f"A matrix of {len(rows):,} rows is not drawn here: export it."))
-        sections.append(Section(f"analysis-{place}", f"Analysis {name}", tuple(blocks)))
-    return Section("analyses", "Analyses", (), tuple(sections)) if sections else None
 
 
 def files(manifest: Manifest) -> Section | None:

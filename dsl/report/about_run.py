@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dsl.report.about_evidence import ROW, evidence_row
+from dsl.report.about_results import asked_of
 from dsl.report.content import ROWS, Block, Cell, Code, Name, Remark, Section, Share, facts, table
 from dsl.report.reading import items, leaves, mapping, mappings, metric, named, number, share, short, text
 from graphir.circuit import Circuit
@@ -43,7 +44,7 @@ def summary(manifest: Manifest, names: tuple[str, ...]) -> Section:
 
 
 def _remarks(manifest: Manifest, names: tuple[str, ...]) -> Iterator[Remark]:
-    checks = [each for each in mappings(manifest.get("checks")) if text(each.get("circuit")) in names]
+    checks = asked_of(manifest, names)
     failed = sum(each.get("passed") is not True for each in checks)
     if checks and failed:
         yield Remark(f"{failed} of {len(checks)} conditions do not hold.", "bad")
@@ -56,7 +57,7 @@ def _remarks(manifest: Manifest, names: tuple[str, ...]) -> Iterator[Remark]:
         circuit = mapping(mapping(manifest.get("circuits")).get(name))
         if number(circuit.get("interrupted")) is not None:
             yield Remark(f"{name} was interrupted at step {circuit['interrupted']}.", "bad")
-    if not checks:
+    if not checks and names:
         yield Remark("The file has no checks of these circuits: nothing was asked of them.")
 
 
@@ -114,7 +115,7 @@ def _coverage(graph: Graph | None) -> dict[str, Cell]:
         return {}
     opaque = sum(node.weights.size for node in graph.opaque)
     known = sum(node.weights.size for node in graph.nodes) - opaque
-    known += sum(port.weights.size for port in graph.ports)
+    known += sum(weights.size for weights in graph.shared_weights)
     total = known + opaque + graph.rest.size
     part = Share(known / total) if total else None
     return {"parameters in recognized parts": part, "parameters in opaque nodes": opaque}
@@ -205,6 +206,7 @@ KNOWN = frozenset(
         "format", "version", "status", "reason", "result", "spec", "versions", "machine", "determinism", "models",
         "graphs", "tasks", "circuits", "curves", "queries", "checks", "evidence", "exports", "reports", "stages",
         "cache", "started", "seconds", "peak_memory_bytes", "files", "analyses",
+        "blocks", "clusters", "lesions", "drifts", "shrinks", "corpora",
     }
 )  # fmt: skip
 """Entries of a manifest that have sections of their own, or nothing to say."""

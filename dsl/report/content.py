@@ -73,14 +73,15 @@ class Series:
 
 @dataclass(frozen=True)
 class Plot:
-    """Lines over a common axis, which is logarithmic and in percent; `levels` are horizontal lines with their names.
-    A table with the same numbers stands beside it."""
+    """Lines over a common axis, which is logarithmic and in percent, or, where `scale` is number, linear; `levels` are
+    horizontal lines with their names. A table with the same numbers stands beside it."""
 
     title: str
     x: str
     y: str
     series: tuple[Series, ...]
     levels: tuple[tuple[str, float], ...] = ()
+    scale: str = "share"
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,25 @@ class Dots:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """A matrix over names, dark where values are small."""
+    """A matrix over names, dark where values are small; `frames` are the places where a new block of names begins."""
 
     title: str
     names: tuple[str, ...]
     values: tuple[tuple[float, ...], ...]
     label: str
+    frames: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A dendrogram over names: merges (left, right, height) in order, the names being 0 … N − 1 and the k-th merge
+    N + k; `cut` is the height at which it falls into the groups that a table beside it has."""
+
+    title: str
+    names: tuple[str, ...]
+    merges: tuple[tuple[int, int, float], ...]
+    label: str
+    cut: float | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +135,7 @@ class Drawing:
     svg: str
 
 
-Block = Remark | Facts | Table | Code | Plot | Dots | HeatMap | Drawing
+Block = Remark | Facts | Table | Code | Plot | Dots | HeatMap | Tree | Drawing
 
 
 @dataclass(frozen=True)

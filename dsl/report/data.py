@@ -14,7 +14,7 @@ FIELDS = {
     content.Remark: ("text", "tone"),
     content.Table: ("headers", "rows", "caption", "more"),
     content.Code: ("text", "language", "caption"),
-    content.HeatMap: ("title", "names", "values", "label"),
+    content.HeatMap: ("title", "names", "values", "label", "frames"),
     content.Drawing: ("title",),
 }
 """What is written of a block; of the others everything. A drawing is left to the page: its edges stand beside it."""

@@ -1,4 +1,4 @@
-"""A circuit's drawing within a page: what Graphviz wrote, taken apart and put together again from what is known to be
+"""Drawings of circuits and of groups of units within a page: what Graphviz wrote, taken apart and put together again from what is known to be
 harmless, so that no name, whatever it holds, becomes part of the page."""
 
 from __future__ import annotations
@@ -8,7 +8,11 @@ from html import escape
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
+from graphir.errors import GraphirError
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from graphir.circuit import Circuit
 
 ELEMENTS = frozenset({"g", "path", "polygon", "polyline", "ellipse", "text"})
@@ -28,6 +32,18 @@ def draw_circuit(circuit: Circuit) -> str | None:
     """The SVG of a circuit; None where nothing can draw, nothing is kept, or the drawing is too large for a page."""
     svg = circuit._repr_svg_()
     return svg if svg and len(svg) <= LONGEST else None
+
+
+def draw_groups(groups: Mapping[str, Sequence[str]], counts: Mapping[tuple[str, str], int], title: str) -> str | None:
+    """The SVG of groups of units over their graph; None where nothing can draw, or it is too large for a page."""
+    from dsl.export.diagram import source_of
+    from graphir.draw import draw
+
+    try:
+        svg = draw(source_of(groups, counts, title), "svg").decode("utf-8", "replace")
+    except GraphirError:
+        return None
+    return svg if len(svg) <= LONGEST else None
 
 
 def inline_svg(svg: str, label: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dsl.report import about_results, about_run
+from dsl.report import about_analyses, about_results, about_run
 from dsl.report.about_circuits import circuit_section
 from dsl.report.content import Report, Section
 from dsl.report.reading import mapping, named, text
@@ -58,7 +58,7 @@ def make_report(
         *about,
         about_results.curves(manifest, wanted),
         about_results.queries(manifest),
-        about_results.analyses(manifest),
+        about_analyses.analyses(manifest),
         *about_run.others(manifest),
         about_run.traced(manifest, graphs),
         about_run.data(manifest),

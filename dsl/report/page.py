@@ -21,11 +21,13 @@ from dsl.report.content import (
     Report,
     Section,
     Table,
+    Tree,
     cell_text,
     is_number,
 )
 from dsl.report.drawing import inline_svg
 from dsl.report.plots import dots_svg, heat_map_svg, plot_svg
+from dsl.report.plots_trees import tree_svg
 from dsl.report.text import one_line, visible
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -85,6 +87,8 @@ def _block(block: Block) -> str:
             return _figure(dots_svg(block), block.title)
         case HeatMap():
             return _figure(heat_map_svg(block), block.title)
+        case Tree():
+            return _figure(tree_svg(block), block.title)
         case Drawing():
             drawn = inline_svg(block.svg, one_line(block.title))
             return _figure(drawn, block.title) if drawn else ""

@@ -7,6 +7,7 @@ numbers, which a browser shows under the pointer. Coordinates have one decimal.
 from __future__ import annotations
 
 import base64
+import itertools
 import math
 import struct
 import zlib
@@ -27,22 +28,26 @@ LONGEST = 28
 
 def plot_svg(plot: Plot) -> str:
     """Lines with marks, levels as thin lines with their names at the right, a legend below where there are several."""
-    xs = [x for each in plot.series for x, _ in each.points if x > 0]
+    xs = [x for each in plot.series for x, _ in each.points if x > 0 or plot.scale != "share"]
     ys = [y for each in plot.series for _, y in each.points] + [y for _, y in plot.levels]
-    across = _Log(min(xs, default=0.01), max(xs, default=1.0), LEFT, WIDTH - RIGHT)
+    across: _Log | _Plain
+    if plot.scale == "share":
+        across = _Log(min(xs, default=0.01), max(xs, default=1.0), LEFT, WIDTH - RIGHT)
+    else:
+        across = _Plain(min(xs, default=0.0), max(xs, default=1.0), LEFT, WIDTH - RIGHT)
     up = _Linear(*_widened(min(ys, default=0.0), max(ys, default=1.0)), HEIGHT - BOTTOM, TOP)
     parts = [*_frame(plot.x, plot.y, HEIGHT), *_x_ticks(across), *_y_ticks(up)]
     for name, level in plot.levels:
         y = up(level)
-        parts.append(_line(LEFT, y, WIDTH - RIGHT, y, "level"))
-        parts.append(_text(WIDTH - RIGHT + 6, y + 3.5, name, "start", "small"))
+        parts.append(svg_line(LEFT, y, WIDTH - RIGHT, y, "level"))
+        parts.append(svg_text(WIDTH - RIGHT + 6, y + 3.5, name, "start", "small"))
     for place, each in enumerate(plot.series):
         parts += _drawn(each, place, across, up)
     many = len(plot.series) > 1
     rows = -(-len(plot.series) // 3) if many else 0
     if many:
         parts += _legend(plot.series)
-    return _svg(plot.title, WIDTH, HEIGHT + 20 * rows, parts)
+    return svg_of(plot.title, WIDTH, HEIGHT + 20 * rows, parts)
 
 
 def dots_svg(dots: Dots) -> str:
@@ -53,14 +58,14 @@ def dots_svg(dots: Dots) -> str:
     across = _Linear(low, high, left, right)
     height = TOP + ROW * len(dots.strips) + BOTTOM
     bottom = height - BOTTOM
-    parts = [_line(left, bottom, right, bottom, "axis")]
-    parts.append(_text((left + right) / 2, height - 8, dots.x, "middle"))
-    for tick in _nice(low, high):
-        parts.append(_line(across(tick), bottom, across(tick), bottom + 4, "axis"))
-        parts.append(_text(across(tick), bottom + 17, _number(tick), "middle", "small"))
+    parts = [svg_line(left, bottom, right, bottom, "axis")]
+    parts.append(svg_text((left + right) / 2, height - 8, dots.x, "middle"))
+    for tick in axis_ticks(low, high):
+        parts.append(svg_line(across(tick), bottom, across(tick), bottom + 4, "axis"))
+        parts.append(svg_text(across(tick), bottom + 17, svg_number(tick), "middle", "small"))
     for place, each in enumerate(dots.strips):
         parts += _strip(each, across, TOP + ROW * (place + 0.5), dots.mark)
-    return _svg(dots.title, WIDTH, height, parts)
+    return svg_of(dots.title, WIDTH, height, parts)
 
 
 def heat_map_svg(heat: HeatMap) -> str:
@@ -76,16 +81,26 @@ def heat_map_svg(heat: HeatMap) -> str:
         f'<image x="{margin}" y="{margin}" width="{side:.1f}" height="{side:.1f}" preserveAspectRatio="none" '
         f'style="image-rendering:pixelated" href="data:image/png;base64,{data}"/>'
     ]
+    parts += _frames(heat.frames, count, margin, size)
     step = max(1, math.ceil(9 / size))
     for place in range(0, count, step):
         middle = margin + (place + 0.5) * size
         name = heat.names[place]
-        parts.append(_text(margin - 5, middle + 3, name, "end", "small"))
+        parts.append(svg_text(margin - 5, middle + 3, name, "end", "small"))
         turn = f' transform="rotate(-90 {middle:.1f} {margin - 5})"'
-        parts.append(_text(middle, margin - 2, name, "start", "small", turn))
-    scale = f"{heat.label}: black {_number(low)}, white {_number(high)}"
-    parts.append(_text(margin, margin + side + 18, scale, "start", "small"))
-    return _svg(heat.title, margin + side + 16, margin + side + 28, parts)
+        parts.append(svg_text(middle, margin - 2, name, "start", "small", turn))
+    scale = f"{heat.label}: black {svg_number(low)}, white {svg_number(high)}"
+    parts.append(svg_text(margin, margin + side + 18, scale, "start", "small"))
+    return svg_of(heat.title, margin + side + 16, margin + side + 28, parts)
+
+
+def _frames(starts: Sequence[int], count: int, margin: float, size: float) -> Iterator[str]:
+    """A frame around each block, black with white within, which shows on every gray."""
+    edges = [0, *starts, count] if starts else []
+    for first, last in itertools.pairwise(edges):
+        at, side = margin + first * size, (last - first) * size
+        place = f'x="{at:.1f}" y="{at:.1f}" width="{side:.1f}" height="{side:.1f}"'
+        yield f'<rect class="frame" {place}/><rect class="inner" {place}/>'
 
 
 class _Linear:
@@ -118,12 +133,23 @@ class _Log(_Linear):
                     yield step * 10.0**decade
 
 
+class _Plain(_Linear):
+    """Any numbers to coordinates."""
+
+    def __init__(self, low: float, high: float, start: float, stop: float) -> None:
+        super().__init__(low, high if high > low else low + max(abs(low), 1.0), start, stop)
+
+    def ticks(self) -> Iterator[float]:
+        """About five round numbers."""
+        yield from axis_ticks(self.low, self.high)
+
+
 def _widened(low: float, high: float) -> tuple[float, float]:
     room = 0.06 * (high - low) or max(abs(high), 1.0) * 0.06
     return low - room, high + room
 
 
-def _nice(low: float, high: float) -> list[float]:
+def axis_ticks(low: float, high: float) -> list[float]:
     """About five round numbers between two."""
     raw = (high - low) / 5
     base = 10.0 ** math.floor(math.log10(raw))
@@ -133,33 +159,38 @@ def _nice(low: float, high: float) -> list[float]:
 
 def _frame(x: str, y: str, height: float) -> Iterator[str]:
     bottom, middle = height - BOTTOM, (TOP + height - BOTTOM) / 2
-    yield _line(LEFT, bottom, WIDTH - RIGHT, bottom, "axis")
-    yield _line(LEFT, TOP, LEFT, bottom, "axis")
-    yield _text((LEFT + WIDTH - RIGHT) / 2, height - 8, x, "middle")
-    yield _text(14, middle, y, "middle", "", f' transform="rotate(-90 14 {middle:.1f})"')
+    yield svg_line(LEFT, bottom, WIDTH - RIGHT, bottom, "axis")
+    yield svg_line(LEFT, TOP, LEFT, bottom, "axis")
+    yield svg_text((LEFT + WIDTH - RIGHT) / 2, height - 8, x, "middle")
+    yield svg_text(14, middle, y, "middle", "", f' transform="rotate(-90 14 {middle:.1f})"')
 
 
-def _x_ticks(across: _Log) -> Iterator[str]:
+def _x_ticks(across: _Log | _Plain) -> Iterator[str]:
     bottom = HEIGHT - BOTTOM
     for tick in across.ticks():
-        yield _line(across(tick), bottom, across(tick), bottom + 4, "axis")
-        yield _text(across(tick), bottom + 17, f"{100 * tick:.4g}%", "middle", "small")
+        yield svg_line(across(tick), bottom, across(tick), bottom + 4, "axis")
+        yield svg_text(across(tick), bottom + 17, _place(across, tick), "middle", "small")
+
+
+def _place(across: _Log | _Plain, x: float) -> str:
+    """A place on the axis in words."""
+    return f"{100 * x:.4g}%" if isinstance(across, _Log) else svg_number(x)
 
 
 def _y_ticks(up: _Linear) -> Iterator[str]:
-    for tick in _nice(up.low, up.high):
-        yield _line(LEFT - 4, up(tick), LEFT, up(tick), "axis")
-        yield _text(LEFT - 7, up(tick) + 3.5, _number(tick), "end", "small")
+    for tick in axis_ticks(up.low, up.high):
+        yield svg_line(LEFT - 4, up(tick), LEFT, up(tick), "axis")
+        yield svg_text(LEFT - 7, up(tick) + 3.5, svg_number(tick), "end", "small")
 
 
-def _drawn(series: Series, place: int, across: _Log, up: _Linear) -> Iterator[str]:
-    points = [(x, y) for x, y in series.points if x > 0]
+def _drawn(series: Series, place: int, across: _Log | _Plain, up: _Linear) -> Iterator[str]:
+    points = [(x, y) for x, y in series.points if x > 0 or isinstance(across, _Plain)]
     path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in points)
     dash = DASHES[place % len(DASHES)]
     dashed = f' stroke-dasharray="{dash}"' if dash else ""
     yield f'<polyline class="line"{dashed} points="{path}"/>'
     for x, y in points:
-        tip = f"{series.name}: {_number(y)} at {100 * x:.4g}%"
+        tip = f"{series.name}: {svg_number(y)} at {_place(across, x)}"
         yield _mark(across(x), up(y), place, tip)
 
 
@@ -170,25 +201,25 @@ def _legend(series: Sequence[Series]) -> Iterator[str]:
         dashed = f' stroke-dasharray="{dash}"' if dash else ""
         yield f'<polyline class="line"{dashed} points="{x:.1f},{y:.1f} {x + 30:.1f},{y:.1f}"/>'
         yield _mark(x + 15, y, place, each.name)
-        yield _text(x + 36, y + 4, each.name, "start", "small")
+        yield svg_text(x + 36, y + 4, each.name, "start", "small")
 
 
 def _strip(strip: Strip, across: _Linear, y: float, mark: str) -> Iterator[str]:
-    yield _text(182, y + 4, strip.name, "end")
+    yield svg_text(182, y + 4, strip.name, "end")
     if strip.interval is not None:
         low, high = strip.interval
         width = max(across(high) - across(low), 1.0)
         yield f'<rect class="interval" x="{across(low):.1f}" y="{y - 7:.1f}" width="{width:.1f}" height="14"/>'
     for value in strip.values:
-        yield f'<circle class="dot" cx="{across(value):.1f}" cy="{y:.1f}" r="4">{_title(_number(value))}</circle>'
+        yield f'<circle class="dot" cx="{across(value):.1f}" cy="{y:.1f}" r="4">{svg_title(svg_number(value))}</circle>'
     if strip.mark is not None:
         x = across(strip.mark)
-        tip = _title(f"{mark}: {_number(strip.mark)}")
+        tip = svg_title(f"{mark}: {svg_number(strip.mark)}")
         yield f'<rect class="mark" x="{x - 1.5:.1f}" y="{y - 12:.1f}" width="3" height="24">{tip}</rect>'
 
 
 def _mark(x: float, y: float, place: int, tip: str) -> str:
-    shape, title = MARKS[place % len(MARKS)], _title(tip)
+    shape, title = MARKS[place % len(MARKS)], svg_title(tip)
     r = max(5.0 - 0.8 * place, 3.0)  # where lines coincide, each mark shows within the one before
     if shape == "circle":
         return f'<circle class="point" cx="{x:.1f}" cy="{y:.1f}" r="{r}">{title}</circle>'
@@ -203,28 +234,31 @@ def _mark(x: float, y: float, place: int, tip: str) -> str:
     return f'<polygon class="point" points="{corners}">{title}</polygon>'
 
 
-def _svg(title: str, width: float, height: float, parts: Sequence[str]) -> str:
+def svg_of(title: str, width: float, height: float, parts: Sequence[str]) -> str:
     label = escape(one_line(title), quote=True)
     size = f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}"'
     return f'<svg class="plot" role="img" aria-label="{label}" {size}>{"".join(parts)}</svg>'
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+def svg_line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+    """A line of a kind that the page's styles know."""
     return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
-def _text(x: float, y: float, text: str, anchor: str, kind: str = "", more: str = "") -> str:
+def svg_text(x: float, y: float, text: str, anchor: str, kind: str = "", more: str = "") -> str:
     shown = one_line(text)
     shown = shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"
     named = f' class="{kind}"' if kind else ""
     return f'<text{named} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{more}>{escape(shown)}</text>'
 
 
-def _title(text: str) -> str:
+def svg_title(text: str) -> str:
+    """What a browser shows under the pointer."""
     return f"<title>{escape(one_line(text))}</title>"
 
 
-def _number(value: float) -> str:
+def svg_number(value: float) -> str:
+    """Four digits; what rounding left of zero is zero."""
     return f"{value:.4g}" if abs(value) >= 1e-12 else "0"
 
 

@@ -37,8 +37,12 @@ def items(value: Any) -> list[Any]:
 
 def number(value: Any) -> float | None:
     """A finite number."""
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return value if good else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:  # a whole number beyond any float
+        return None
 
 
 def numbers(value: Any) -> tuple[float, ...]:

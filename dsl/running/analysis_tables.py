@@ -11,8 +11,11 @@ from graphir.display import format_number, simple_table
 
 if TYPE_CHECKING:
     from dsl.running.blocking import FoundBlocks
+    from dsl.running.drifting import Drifted
     from dsl.running.grouping import Grouped
     from dsl.running.lesioning import Lesioned
+    from dsl.running.workplace import Workplace
+    from dsl.spec import GraphSpec
     from passes.analyze.distances.base import DistanceMatrix
 
 FULL = 12
@@ -67,6 +70,22 @@ def matrix_data(matrix: DistanceMatrix) -> dict[str, Any]:
         data["distances"] = matrix.values.tolist()
         data |= {side: array.tolist() for side in ("lower", "upper") if (array := getattr(matrix, side)) is not None}
     return data
+
+
+def edge_data(names: Sequence[str], graph: GraphSpec, place: Workplace) -> dict[str, Any]:
+    """What the manifest says of the edges between few units: `[writer, reader, how many]`, for the diagram of a report.
+    """
+    from dsl.export.diagram import edges_between
+    from dsl.running.units import nodes_of
+
+    if len(names) > STORED:
+        return {}
+    return {"edges": [[*pair, n] for pair, n in edges_between(names, place.graph(graph), nodes_of).items()]}
+
+
+def tree_data(found: Grouped) -> dict[str, Any]:
+    """The linkage of a tree of few units: rows of (left, right, height, units)."""
+    return {"tree": found.tree.tree.tolist()} if found.tree is not None and len(found.names) <= STORED else {}
 
 
 def blocks_parts(name: str, found: FoundBlocks) -> list[Any]:
@@ -164,3 +183,24 @@ def lesion_parts(name: str, found: Lesioned) -> list[Any]:
     if found.skipped:
         parts.append(f"not tested, too small or nearly their whole layer: {shorten(found.skipped)}")
     return parts
+
+
+def drift_parts(name: str, found: Drifted) -> list[Any]:
+    """Each step: how far units are from the first and from the step before, and how many blocks there are; then the
+    units that moved farthest."""
+    t, n = len(found.steps), len(found.names)
+    lines = [f"drift {name}: {n:,} units over {t} steps by {found.metric}"]
+    rows = []
+    for i in range(t):
+        before = found.from_before[i - 1] if i else np.full(n, np.nan)
+        agreed = float(found.agreement[i - 1]) if i else float("nan")
+        rows.append(
+            (found.labels[i], found.steps[i], float(found.from_first[i].mean()), float(before.mean()),
+             int(found.blocks[i].max()) + 1, agreed, float(found.mean[i]))
+        )  # fmt: skip
+    headers = ("", "step", "from the first", "from the last step", "blocks", "same as before", "between units")
+    parts: list[Any] = [*lines, simple_table(headers, rows, headers[1:])]
+    order = np.argsort(-found.from_first[-1], kind="stable")[:PAIRS]
+    moved = ", ".join(f"{found.names[i]} {format_number(float(found.from_first[-1][i]))}" for i in order)
+    parts.append(f"farthest from the first step in the end: {moved}")
+    return [*parts, *([f"not in every step: {shorten(found.dropped)}"] if found.dropped else [])]

@@ -13,7 +13,7 @@ from dsl.running.keys import describe
 from dsl.running.samples import Samples, data_stage, samples_of
 from dsl.running.stage import Stage
 from dsl.running.storing import read_numbers, write_numbers
-from dsl.running.units import MOST, describe_units, units_of
+from dsl.running.units import MOST, describe_units, subject, units_of
 from dsl.spec import CorpusSpec
 from graphir.errors import DataError
 
@@ -33,7 +33,7 @@ MATRIX = "matrix.npz"
 class RepresentationsStage(Stage["Representations"]):
     """What the units hold on the samples, from one pass."""
 
-    kind = "representations"
+    kind, version = "representations", 2
 
     def __init__(self, spec: AnalysisSpec | ClusterSpec) -> None:
         super().__init__(f"collect {spec.name}", spec.span, f"collecting the {spec.units} of `{spec.name}`", spec.name)
@@ -140,14 +140,27 @@ def distance_of(method: MethodSpec) -> Distance:
 def collect(
     spec: AnalysisSpec | ClusterSpec, place: Workplace, names: Any, pooling: str | None = None
 ) -> Representations:
-    """What sites hold on a section's samples."""
+    """What sites hold on a section's samples; of a circuit of weights with those it leaves out at zero."""
     from passes.analyze.representations import collect_representations
 
     assert spec.data is not None
     program, samples = place.program(spec.graph), samples_of(spec.data, spec.graph.model, place)
     chosen: Any = pooling or pooling_of(spec.data)
     with place.reporter.stage(f"collect {spec.name}"), fitting(samples):
-        return collect_representations(program, samples.batches(), names, pooling=chosen)
+        return collect_representations(
+            program, samples.batches(), names, pooling=chosen, weights=weights_of(spec, place)
+        )
+
+
+def weights_of(spec: AnalysisSpec | ClusterSpec, place: Workplace) -> Mapping[str, Any] | None:
+    """What parameters are multiplied by: of a circuit of weights those it leaves out are zero. None of others."""
+    circuit = subject(spec, place)
+    if circuit is None or not circuit.weights:
+        return None
+    import torch
+
+    tensors = place.program(spec.graph).traced.tensors
+    return {name: torch.as_tensor(keep).to(tensors[name]) for name, keep in circuit.weights.items()}
 
 
 @contextmanager

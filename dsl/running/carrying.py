@@ -15,6 +15,7 @@ from dsl.running import record, tables
 from dsl.running.cache import Cache
 from dsl.running.failures import DiskFullError, InterruptedRunError, located, place_of
 from dsl.running.folder import CIRCUITS, EVENTS, RunFolder, cache_folder, default_folder
+from dsl.running.forecast import expected_seconds
 from dsl.running.progress import Reporter
 from dsl.running.stage import refuse_unsupported, sections
 from dsl.running.threads import Setting, choose_threads
@@ -139,7 +140,8 @@ class Run:
     def carry_out(self) -> RunResult:
         """Every section in order, then the folder."""
         self.reporter.log.write("run", file=self.spec.source.name, digest=self.spec.digest)
-        self.reporter.expect(sum(1 for each in sections() for _ in each.stages(self.spec, self.place)))
+        ahead = [stage for each in sections() for stage in each.stages(self.spec, self.place)]
+        self.reporter.expect(len(ahead), None if self.reporter.quiet else expected_seconds(self.spec, ahead))
         for section in sections():
             section.carry_out(self)
         return self._finish()

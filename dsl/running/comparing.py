@@ -152,7 +152,8 @@ def _metrics(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def _checks(manifest: Mapping[str, Any]) -> dict[str, Any]:
     words = {True: "pass", False: "FAIL"}
     return {
-        f"{each['circuit']}: {each['condition']}": words[bool(each["passed"])] for each in manifest.get("checks") or []
+        f"{each.get('circuit', each.get('subject'))}: {each['condition']}": words[bool(each["passed"])]
+        for each in manifest.get("checks") or []
     }
 
 

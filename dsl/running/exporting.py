@@ -1,4 +1,4 @@
-"""What an export writes of an analysis, of blocks, a cluster or a lesion, in each format."""
+"""What an export writes of an analysis, of blocks, a cluster, a lesion or a drift, in each format."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from dsl.running.carrying import Run
     from graphir.ir import Graph
 
-KINDS = ("analysis", "blocks", "cluster", "lesion")
+KINDS = ("analysis", "blocks", "cluster", "lesion", "drift")
 DRAWINGS = ("svg", "png", "pdf")
 
 
 @dataclass(frozen=True, eq=False)
 class Contents:
     """A result as the exporters take it: a table, plain data, arrays; where it has them a distance matrix, blocks, a
-    tree, groups of units by name, and values beside those of random groups."""
+    tree, groups of units by name, values beside those of random groups, a drift."""
 
     name: str
     header: Sequence[str]
@@ -33,6 +33,7 @@ class Contents:
     matrix: Any = None
     blocks: Any = None
     tree: Any = None
+    drift: Any = None
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
@@ -60,6 +61,8 @@ def export_analysis(run: Run, name: str, kind: str, path: Path, form: str) -> No
         matrix.write_dendrogram(found.matrix if found.tree is None else found.tree, path)
     elif shape == "effects":
         matrix.write_effects(found.rows, path)
+    elif shape == "drift":
+        matrix.write_drift(found.drift, path)
     elif shape == "diagram" and found.groups and found.graph is not None:
         diagram.write(found.groups, found.graph, nodes_of, path, f"{kind} {name}")
     else:
@@ -75,7 +78,7 @@ MISSING = {
 
 def contents(run: Run, name: str, kind: str) -> Contents:
     """The result of a section by name."""
-    make = {"analysis": _analysis, "blocks": _blocks, "cluster": _cluster, "lesion": _lesion}[kind]
+    make = {"analysis": _analysis, "blocks": _blocks, "cluster": _cluster, "lesion": _lesion, "drift": _drift}[kind]
     return make(run, name)
 
 
@@ -122,3 +125,18 @@ def _lesion(run: Run, name: str) -> Contents:
     found = run.results["lesions"][name]
     keys = ("group", "size", "statistic", "effect", "random", "p", "q")
     return Contents(name, keys, [tuple(row[key] for key in keys) for row in found.rows], found.to_json(), "effects")
+
+
+def _drift(run: Run, name: str) -> Contents:
+    """A row a unit and step: its block, and how far it is from the first step, the one before and the last."""
+    found = run.results["drifts"][name]
+    rows = [
+        (label, step, unit, int(found.blocks[t, i]), float(found.from_first[t, i]),
+         float(found.from_before[t - 1, i]) if t else float("nan"), float(found.to_last[t, i]))
+        for t, (label, step) in enumerate(zip(found.labels, found.steps, strict=True))
+        for i, unit in enumerate(found.names)
+    ]  # fmt: skip
+    data = found.to_json()
+    arrays = {each: data[each] for each in data if each not in ("metric", "dropped")}
+    header = ("analysis", "step", "unit", "block", "from_first", "from_before", "to_last")
+    return Contents(name, header, rows, data, "drift", arrays=arrays, drift=found)

@@ -116,7 +116,7 @@ class DiscoverStage(Stage["Circuit"]):
 
         with located(self.doing, self.span):
             program, task = place.program(self.graph), place.task(self.task, self.graph.model)
-            bounds = {} if self.circuit is None else self._bounds(program)
+            bounds = {} if self.circuit is None else bounds_on(self.circuit, program)
             options = {each.name: getattr(self.method.options, each.name) for each in fields(self.method.options)}
             reporter = place.reporter
             with (
@@ -131,11 +131,6 @@ class DiscoverStage(Stage["Circuit"]):
                 )  # fmt: skip
         traced = place.value(TraceStage(self.graph))
         return found.with_(graph=traced.graph, example=traced.stored_example, provenance=settled(found.provenance))
-
-    def _bounds(self, program: MaskedProgram) -> dict[str, Any]:
-        assert self.circuit is not None
-        counted = any(each.quantity == "weights" for each in self.circuit.constraints)
-        return bounds_of(self.circuit, program.graph, masked_weights(self.method, program) if counted else 0)
 
     def save(self, value: Circuit, folder: Path) -> None:
         """Masks, scores and provenance."""
@@ -279,9 +274,15 @@ def bounds_of(spec: CircuitSpec, graph: Graph, weights: int = 0) -> dict[str, An
     return bounds
 
 
+def bounds_on(spec: CircuitSpec, program: MaskedProgram) -> dict[str, Any]:
+    """`bounds_of` for the weights that the circuit's method masks in a program."""
+    counted = any(each.quantity == "weights" for each in spec.constraints)
+    return bounds_of(spec, program.graph, masked_weights(spec.method, program) if counted else 0)
+
+
 def masked_weights(method: MethodSpec, program: MaskedProgram) -> int:
     """How many weights the method's masks cover."""
-    wanted = {name: bool(getattr(method.options, name, False)) for name in ("embeddings", "norms")}
+    wanted = {name: bool(getattr(method.options, name, False)) for name in ("embeddings", "outputs", "norms")}
     return sum(program.traced.tensors[name].numel() for name in program.parameters_of(**wanted))
 
 

@@ -16,8 +16,8 @@ from dsl.quantities import QUANTITIES
 from dsl.running.failures import located
 from dsl.running.finding import DiscoverStage, Found, batch_size_of, discoveries, seeds_of
 from dsl.running.gathering import EvidenceStage, Gathered
-from dsl.running.judging import SPLIT, Judged, MeasureStage, both_masks, factors_digest, judge, stability
-from dsl.running.keys import circuit_digest
+from dsl.running.judging import SPLIT, Judged, MeasureStage, both_masks, judge, stability
+from dsl.running.keys import circuit_digest, factors_digest
 from dsl.running.obtaining import obtain
 from dsl.running.sections.graphs import TraceStage
 from dsl.running.sections.tasks import TaskStage
@@ -205,7 +205,7 @@ class Gates:
         elif part == "controls" and told is None:
             options = replace(options, controls=arguments)
         section = EvidenceSpec(self.check.span, (spec,), options)
-        return EvidenceStage(section, spec, part, lambda: self._lately().circuit)
+        return EvidenceStage(section, spec, part, self._lately)
 
 
 def completeness(judged: Judged) -> float:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dsl.running.failures import StageError, located
-from dsl.running.finding import LATER, DiscoverStage, batch_size_of, bounds_of, discoveries
-from dsl.running.keys import circuit_digest, describe, describe_method
+from dsl.running.finding import LATER, DiscoverStage, Found, batch_size_of, bounds_on, discoveries
+from dsl.running.keys import circuit_digest, describe, describe_method, factors_digest
+from dsl.running.objectives import objective_options
 from dsl.running.sections.graphs import TraceStage
 from dsl.running.sections.tasks import TaskStage
 from dsl.running.stage import Stage
@@ -24,6 +25,7 @@ from graphir.errors import GraphirError
 if TYPE_CHECKING:
     from dsl.running.workplace import Workplace
     from dsl.spec import AnyCircuit, EvidenceSpec
+    from graphir.algebra_sum import CircuitSum
     from graphir.circuit import Circuit
 
 SPLIT = "test"
@@ -85,14 +87,15 @@ class EvidenceStage(Stage[Mapping[str, Any]]):
 
     kind = "evidence"
 
-    def __init__(self, spec: EvidenceSpec, circuit: AnyCircuit, part: str, found: Callable[[], Circuit]) -> None:
+    def __init__(self, spec: EvidenceSpec, circuit: AnyCircuit, part: str, found: Callable[[], Found]) -> None:
         row, doing = f"evidence of {circuit.label}", f"gathering evidence for `{circuit.label}`"
         super().__init__(f"{row}: {part}", spec.span, doing, row)
         self.options, self.circuit, self.part, self._found = spec.options, circuit, part, found
 
     def inputs(self, place: Workplace) -> Mapping[str, Any]:
         """Graph, task, circuit and its ranking, the options of the test; what discovers, for tests that discover."""
-        spec, found = self.circuit, self._found()
+        spec, obtained = self.circuit, self._found()
+        found = obtained.circuit
         assert spec.task is not None
         inputs: dict[str, Any] = {
             "graph": TraceStage(spec.graph),
@@ -104,6 +107,8 @@ class EvidenceStage(Stage[Mapping[str, Any]]):
             "circuit": circuit_digest(found),
             "options": {name: describe(getattr(self.options, name)) for name in OPTIONS[self.part]},
         }
+        if obtained.factors:
+            inputs["factors"] = factors_digest(obtained.factors)
         if self.part in ("faithfulness", "roc"):
             inputs |= {"ranking": _ranking(found), "absolute": bool(found.provenance.get("absolute", True))}
         if self.part == "stability":
@@ -114,6 +119,7 @@ class EvidenceStage(Stage[Mapping[str, Any]]):
 
     def run(self, place: Workplace) -> Mapping[str, Any]:
         """Measured on held-out examples. What cannot be measured is named in `missing`."""
+        from graphir.algebra_sum import CircuitSum
         from passes.evidence import Budget, gather_evidence
 
         spec, options = self.circuit, self.options
@@ -127,7 +133,10 @@ class EvidenceStage(Stage[Mapping[str, Any]]):
         runs = self._runs(place) if self.part == "stability" else ()
         with located(self.doing, self.span):
             program, task = place.program(spec.graph), place.task(spec.task, spec.graph.model)
-            found = self._found().with_(graph=program.graph, example=None)
+            obtained = self._found()
+            found: Circuit | CircuitSum = obtained.circuit.with_(graph=program.graph, example=None)
+            if obtained.factors:
+                found = CircuitSum(found, obtained.factors)
             with place.reporter.stage(self.name):
                 gathered = gather_evidence(
                     found, program, task, split=SPLIT, metric=spec.task.metric, seed=options.seed, budget=budget,
@@ -183,9 +192,10 @@ class EvidenceStage(Stage[Mapping[str, Any]]):
         task = place.task(spec.task, spec.graph.model)
         method, metric = spec.method, spec.task.metric
         options = {each.name: getattr(method.options, each.name) for each in fields(method.options)}
+        options |= objective_options(spec)
 
         def discover(seed: int, program: Any) -> Circuit:
-            bounds = bounds_of(spec, program.graph)
+            bounds = bounds_on(spec, program)
             return passes.run(method.name, program, task, seed=seed, metric=metric, **bounds, **options)
 
         return discover

@@ -15,13 +15,13 @@ from dsl import tree
 from dsl.quantities import QUANTITIES
 from dsl.running.failures import located
 from dsl.running.finding import Found, batch_size_of
-from dsl.running.keys import circuit_digest
+from dsl.running.keys import circuit_digest, factors_digest
 from dsl.running.sections.graphs import TraceStage
 from dsl.running.sections.tasks import TaskStage
 from dsl.running.stage import Stage
 from dsl.running.storing import read_numbers, write_numbers
 from dsl.spec import CircuitSpec
-from dsl.translate import Lookup, holds, quantities, symbol_name
+from dsl.translate import Lookup, Table, holds, quantities, symbol_name
 from graphir.circuit import Circuit
 from graphir.errors import DataError, GraphirError, TrainingError
 
@@ -91,23 +91,21 @@ class Judged:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One condition of a check: whether it holds, and the values of what it names."""
+    """One condition of a check: whether it holds, and the values of what it names. `kind` says what `circuit` is the
+    name of: a circuit, or a section of the analyzer (`dsl.analysis_quantities.SECTION_QUANTITIES`)."""
 
     circuit: str
     text: str
     passed: bool
     values: Mapping[str, float]
     span: Span = field(repr=False)
+    kind: str = "circuit"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """Plain data; of a section of the analyzer its name is under `subject`, beside its kind."""
+        subject = {"circuit": self.circuit} if self.kind == "circuit" else {"subject": self.circuit, "kind": self.kind}
         place = {"file": self.span.source.name, "line": self.span.line, "column": self.span.column}
-        return {
-            "circuit": self.circuit,
-            "condition": self.text,
-            "passed": self.passed,
-            "values": dict(self.values),
-        } | place
+        return {**subject, "condition": self.text, "passed": self.passed, "values": dict(self.values)} | place
 
 
 @dataclass(frozen=True)
@@ -216,14 +214,6 @@ def both_masks(found: Found, program: MaskedProgram) -> list[Masks]:
     if found.factors:
         masks[0] = CircuitSum(found.circuit, found.factors).masks(program)
     return masks
-
-
-def factors_digest(factors: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 (hex) of how often each weight of a sum counts."""
-    found = hashlib.sha256()
-    for name, counts in sorted(factors.items()):
-        found.update(f"{name}{counts.dtype}{counts.shape}".encode() + np.ascontiguousarray(counts).tobytes())
-    return found.hexdigest()
 
 
 def judge(found: Found, place: Workplace) -> Judged:
@@ -374,14 +364,15 @@ def check_conditions(spec: CheckSpec, lookups: Callable[[Condition], Mapping[str
             for which, lookup in lookups(condition).items():
                 tail = f" ({which})" if which else ""
                 values |= {symbol_name(*each) + tail: lookup(*each) for each in named}
-                passed &= _holds(condition.expression, lookup)
+                passed &= is_met(condition.expression, lookup)
         verdicts.append(Verdict(spec.circuit.name, condition.text, passed, values, condition.span))
     return verdicts
 
 
-def _holds(expression: tree.Expression, lookup: Lookup) -> bool:
+def is_met(expression: tree.Expression, lookup: Lookup, table: Table = QUANTITIES) -> bool:
+    """Whether a condition holds. `GraphirError` where it has no value (division by zero)."""
     try:
-        return holds(expression, lookup)
+        return holds(expression, lookup, table)
     except ArithmeticError as error:
         raise GraphirError(f"the condition has no value: {error}") from None
 

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 from dsl.tree import Node
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from dsl.spec import MethodSpec
     from graphir.circuit import Circuit
 
@@ -79,6 +81,14 @@ def circuit_digest(circuit: Circuit) -> str:
     for name, array in [*sorted(circuit.weights.items()), *sorted(learned.items())]:
         found.update(f"{name}{array.dtype}{array.shape}".encode())
         found.update(array.tobytes())
+    return found.hexdigest()
+
+
+def factors_digest(factors: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 (hex) of how often each weight of a sum counts."""
+    found = hashlib.sha256()
+    for name, counts in sorted(factors.items()):
+        found.update(f"{name}{counts.dtype}{counts.shape}".encode() + counts.tobytes())
     return found.hexdigest()
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
     from dsl.models import LoadedModel
     from passes.examples import Example
+    from passes.model_inputs import InputForm
     from passes.task import Task
     from passes.tokenizing import Tokenizer
 
@@ -27,7 +27,7 @@ TRACE_ROWS = 2
 
 def granularity_of(spec: GraphSpec) -> Granularity:
     """The granularity a graph section asks for."""
-    base = _attention(Choice(mlp=spec.mlp), spec.attention)
+    base = _attention(Choice(mlp=spec.mlp, key_value=spec.key_value), spec.attention)
     return Granularity(base, tuple((r.first, r.last, _region(base, r.granularity)) for r in spec.regions))
 
 
@@ -57,8 +57,24 @@ def text_inputs(text: str, loaded: LoadedModel) -> dict[str, Tensor]:
             raise
         ids = encode(known_word(tokenizer), tokenizer) * 4  # a tokenizer of few words does not know the fox
     rows = torch.tensor([ids] * TRACE_ROWS, device=device_of(loaded.model))
-    inputs = {"input_ids": rows}
-    return inputs | ({"attention_mask": torch.ones_like(rows)} if takes_mask(loaded.model) else {})
+    return input_form(loaded).inputs(rows, torch.ones_like(rows))
+
+
+def input_form(loaded: LoadedModel) -> InputForm:
+    """What the model is to be given: padding on the side that its tokenizer says, where that is exact."""
+    from passes.model_inputs import find_form
+    from passes.task import pad_token
+    from passes.tokenizing import encode
+
+    tokenizer = tokenizer_of(loaded)
+    side = str(getattr(tokenizer, "padding_side", "right"))
+    sample: Sequence[int] = ()
+    if side == "left":
+        try:
+            sample = encode(FALLBACK_TEXT, tokenizer)
+        except DataError:
+            sample = encode(known_word(tokenizer), tokenizer) * 4
+    return find_form(loaded.model, side=side, sample=sample, pad=pad_token(tokenizer))
 
 
 def build_task(spec: TaskSpec, whole: Spec, loaded: LoadedModel) -> Task:
@@ -78,7 +94,7 @@ def build_task(spec: TaskSpec, whole: Spec, loaded: LoadedModel) -> Task:
         by=split.by,
         seed=int(spec.data.options.get("seed") or 0),
         ablation=spec.ablation,  # type: ignore[arg-type]  # checked against the same words
-        attention_mask=takes_mask(loaded.model),
+        form=input_form(loaded),
     )
     return task if spec.where is None else pick_examples(task, spec, tokenizer)
 
@@ -142,12 +158,6 @@ def tokenizer_of(loaded: LoadedModel) -> Tokenizer:
             ["put tokenizer files beside the weights", "let a Python factory return `(model, tokenizer)`"],
         )
     return loaded.tokenizer
-
-
-def takes_mask(model: nn.Module) -> bool:
-    """Whether the model's forward takes an `attention_mask`."""
-    parameters = inspect.signature(model.forward).parameters
-    return "attention_mask" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def device_of(model: nn.Module) -> Any:

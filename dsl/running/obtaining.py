@@ -7,7 +7,7 @@ Only the constants of optimal ablation, which are learned for the masks at hand,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +37,6 @@ def obtain(spec: AnyCircuit, place: Workplace) -> Found:
         return compose(spec, place) if isinstance(spec, CompositionSpec) else read_import(spec, place)
 
     return place.once(f"circuit {spec.name}", make)
-
-
-def lately(spec: AnyCircuit, place: Workplace) -> Callable[[], Circuit]:
-    """The circuit when it is asked for: what stages take, so that a plan can name them before there is one."""
-    return lambda: obtain(spec, place).circuit
 
 
 # --- composing -------------------------------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ def analysis_stages(
         work = work_of(analysis.graph, analysis.data)
         collecting = passes(analysis.name, analysis.span.line, work, 1)
         yield _with_pairs(collecting, _units(analysis.units, work), work, analysis.method.name, gflops)
+    yield from _drifts(spec, work_of, gflops)
     for blocks in spec.blocks:
         work = work_of(blocks.analysis.graph, blocks.analysis.data)
         units = _units(blocks.analysis.units, work) or 1
@@ -56,6 +57,16 @@ def analysis_stages(
         number = getattr(getattr(groups, "method", None), "options", None)
         times = 1 + (getattr(number, "k", None) or 4) * (1 + lesion.options.random_groups)
         yield passes(lesion.name, lesion.span.line, work_of(graph, lesion.data), times, 1.0)
+
+
+def _drifts(spec: Spec, work_of: Any, gflops: float) -> Iterator[Stage]:
+    """Each unit at every step against itself at every other; what the steps hold is counted with the analyses."""
+    for drift in spec.drifts:
+        first = drift.analyses[0]
+        work, count = work_of(first.graph, first.data), len(drift.analyses)
+        units = _units(first.units, work)
+        row = work.stage(drift.name, drift.span.line, work.examples["all"], 0, 0, 0.0, gflops)
+        yield _compared(row, units and units * count * (count - 1) / 2, work, first.method.name, gflops)
 
 
 def _shape(data: CorpusSpec | TaskSpec, tasks: Mapping[str, Mapping[str, Any]]) -> tuple[int, int]:
@@ -75,10 +86,14 @@ def _units(units: str, work: Work) -> int | None:
 
 
 def _with_pairs(stage: Stage, units: int | None, work: Work, method: str, gflops: float) -> Stage:
+    return _compared(stage, units and units * (units - 1) / 2, work, method, gflops)
+
+
+def _compared(stage: Stage, pairs: float | None, work: Work, method: str, gflops: float) -> Stage:
     from dataclasses import replace
 
-    if units is None or stage.flops is None or stage.seconds is None or work.model is None:
+    if pairs is None or stage.flops is None or stage.seconds is None or work.model is None:
         return stage
-    n, pairs = float(work.examples["all"]), units * (units - 1) / 2
+    n = float(work.examples["all"])
     flops = pairs * (SEARCH * n**3 if method in TRANSPORT else 2 * n * n * work.model.width)
     return replace(stage, flops=stage.flops + flops, seconds=stage.seconds + flops / (gflops * 1e9 * EFFICIENCY))

@@ -13,162 +13,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
-from graphir.display import format_number
+from dsl.running.displays import choose_display
+from dsl.running.forecast import Forecast
 
 if TYPE_CHECKING:
     from dsl.observers import RunObserver
 
-PLAIN_EVERY = 10.0
-"""Seconds between two plain lines of one stage."""
 WIDTH = 120
-
-
-class Display(Protocol):
-    """What shows a stage while it runs."""
-
-    def expect(self, stages: int) -> None:
-        """So many stages are ahead."""
-
-    def settled(self, stage: str, *, cached: bool) -> None:
-        """The result of one of them is there: from the cache, or computed."""
-
-    def begin(self, stage: str, total: int | None, *, minor: bool = False) -> None:
-        """A stage starts; `total` steps, or None where they are not counted. A `minor` one is usually over at once."""
-
-    def step(self, done: int, values: Mapping[str, float]) -> None:
-        """`done` steps of it are over."""
-
-    def end(self, seconds: float | None) -> None:
-        """It is over after so many seconds; None where it was given up."""
-
-
-class LiveDisplay:
-    """One block that is drawn anew: stage, bar, steps, values, time left. It is gone when the stage is over."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._console = Console(file=stream)
-        self._progress: Progress | None = None
-        self._task: Any = None
-        self._ahead = self._done = 0
-
-    def expect(self, stages: int) -> None:
-        """See `Display`."""
-        self._ahead = stages
-
-    def settled(self, stage: str, *, cached: bool) -> None:
-        """See `Display`."""
-        self._done += 1
-
-    def begin(self, stage: str, total: int | None, *, minor: bool = False) -> None:
-        """See `Display`."""
-        counted = [BarColumn(bar_width=30), MofNCompleteColumn(), TimeRemainingColumn()] if total else []
-        columns = [SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn(), *counted]
-        columns.append(TextColumn("{task.fields[values]}", markup=False))
-        if self._progress is not None:
-            self._progress.stop()
-        self._progress = Progress(*columns, console=self._console, transient=True)
-        place = f"[{min(self._done + 1, self._ahead)}/{self._ahead}] " if self._ahead else ""
-        self._task = self._progress.add_task(f"{place}{stage}", total=total, values="")
-        self._progress.start()
-
-    def step(self, done: int, values: Mapping[str, float]) -> None:
-        """See `Display`."""
-        if self._progress is not None:
-            self._progress.update(self._task, completed=done, values=format_values(values))
-
-    def end(self, seconds: float | None) -> None:
-        """See `Display`."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
-
-
-class PlainDisplay:
-    """Lines for a log: when a stage starts and ends, and every ten seconds between."""
-
-    def __init__(self, stream: TextIO, every: float = PLAIN_EVERY) -> None:
-        self._stream, self._every = stream, every
-        self._stage, self._total = "", 0
-        self._started = self._shown = 0.0
-
-    def expect(self, stages: int) -> None:
-        """See `Display`."""
-
-    def settled(self, stage: str, *, cached: bool) -> None:
-        """See `Display`."""
-        if cached:
-            self._say(f"{stage}: from the cache")
-
-    def begin(self, stage: str, total: int | None, *, minor: bool = False) -> None:
-        """See `Display`."""
-        self._stage, self._total = stage, total or 0
-        self._started = self._shown = time.monotonic()
-        if not minor:
-            self._say(f"{stage} …" if not total else f"{stage}: {total} steps …")
-
-    def step(self, done: int, values: Mapping[str, float]) -> None:
-        """See `Display`."""
-        now = time.monotonic()
-        if now - self._shown < self._every:
-            return
-        self._shown = now
-        left = (now - self._started) / max(done, 1) * (self._total - done)
-        self._say(f"{self._stage}: {done}/{self._total}, {format_values(values)}, {left:.0f} s left")
-
-    def end(self, seconds: float | None) -> None:
-        """See `Display`."""
-        if seconds is not None and seconds >= self._every:
-            self._say(f"{self._stage}: done in {seconds:.0f} s")
-
-    def _say(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
-
-
-class NoDisplay:
-    """Shows nothing."""
-
-    def expect(self, stages: int) -> None:
-        """See `Display`."""
-
-    def settled(self, stage: str, *, cached: bool) -> None:
-        """See `Display`."""
-
-    def begin(self, stage: str, total: int | None, *, minor: bool = False) -> None:
-        """See `Display`."""
-
-    def step(self, done: int, values: Mapping[str, float]) -> None:
-        """See `Display`."""
-
-    def end(self, seconds: float | None) -> None:
-        """See `Display`."""
-
-
-def choose_display(stream: TextIO, *, quiet: bool) -> Display:
-    """A live block on a terminal, plain lines elsewhere, nothing when quiet."""
-    if quiet:
-        return NoDisplay()
-    return LiveDisplay(stream) if stream.isatty() else PlainDisplay(stream)
-
-
-def format_values(values: Mapping[str, float]) -> str:
-    """`loss 0.2132, density 4.1%`."""
-    return ", ".join(
-        f"{name} {value:.1%}" if name in ("density", "target") else f"{name} {format_number(value)}"
-        for name, value in values.items()
-    )
 
 
 class EventLog:
@@ -225,6 +80,7 @@ class Reporter:
     ) -> None:
         self.quiet = quiet
         self.display = choose_display(sys.stderr, quiet=quiet)
+        self.forecast = Forecast({})
         self.log = EventLog(events, record)
         self._observers = list(observers)
         self.seconds: dict[str, float] = {}
@@ -261,13 +117,17 @@ class Reporter:
     def begin(self, stage: str, total: int) -> None:
         """`total` steps of a pass's `stage` are about to run."""
         self._begun.append((stage, time.monotonic()))
+        self.forecast.begin(total)
         self.display.begin(self._named(stage), total)
         self.log.write("begin", stage=self._named(stage), total=total)
 
     def step(self, stage: str, done: int, values: Mapping[str, float]) -> None:
         """`done` of them are over."""
+        self.forecast.step(done)
         self.display.step(done, values)
-        self.log.write("step", stage=self._named(stage), done=done, values=dict(values))
+        left = self.forecast.left()
+        more = {} if left is None else {"left": round(left, 1)}
+        self.log.write("step", stage=self._named(stage), done=done, values=dict(values), **more)
         self._tell(lambda observer: observer.step(self._named(stage), done, values))
 
     def end(self, stage: str) -> None:
@@ -282,18 +142,22 @@ class Reporter:
 
     # --- stages of a run ------------------------------------------------------------------------------------------
 
-    def expect(self, stages: int) -> None:
-        """So many stages are ahead."""
-        self.display.expect(stages)
-        self.log.write("expect", stages=stages)
+    def expect(self, stages: int, expected: Mapping[str, float] | None = None) -> None:
+        """So many stages are ahead; `expected` are the seconds that a plan expects of each, where it can tell."""
+        self.forecast = Forecast(expected or {})
+        self.display.expect(stages, self.forecast)
+        left = self.forecast.left()
+        self.log.write("expect", stages=stages, **({} if left is None else {"left": round(left, 1)}))
 
     def cached(self, stage: str, key: str) -> None:
         """A stage's result came from the cache."""
+        self.forecast.settled(stage, cached=True)
         self.display.settled(stage, cached=True)
         self.log.write("cached", stage=stage, key=key)
 
     def computed(self, stage: str, key: str) -> None:
         """A stage's result was computed."""
+        self.forecast.settled(stage, cached=False)
         self.display.settled(stage, cached=False)
         self.log.write("computed", stage=stage, key=key)
 

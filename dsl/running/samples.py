@@ -19,7 +19,7 @@ import numpy as np
 from dsl.running.failures import located
 from dsl.running.identity import file_digest
 from dsl.running.keys import describe
-from dsl.running.loading import single_token_test, takes_mask, tokenizer_of
+from dsl.running.loading import input_form, single_token_test, tokenizer_of
 from dsl.running.sections.tasks import TaskStage
 from dsl.running.stage import Stage
 from dsl.running.storing import read_numbers, write_numbers
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dsl.models import LoadedModel
     from dsl.running.workplace import Workplace
     from dsl.spec import ModelSpec
+    from passes.model_inputs import InputForm
     from passes.tokenizing import Tokenizer
 
 Data = CorpusSpec | TaskSpec
@@ -49,7 +50,8 @@ class Samples:
     """Rows of token ids, in the order of `batches`. `labels` (n,) are the tokens that a task asks for behind them.
 
     With `masked` rows are padded to one length, right, and there is an attention mask; without it every batch has rows
-    of one length, and rows are in the order in which their lengths first appear.
+    of one length, and rows are in the order in which their lengths first appear. `form` says what the model is given
+    beside the tokens.
     """
 
     name: str
@@ -58,11 +60,12 @@ class Samples:
     masked: bool = True
     labels: NDArray[np.int64] | None = None
     asked: int = field(default=0)
+    form: InputForm | None = None
 
     @classmethod
     def made(
         cls, name: str, rows: Sequence[tuple[int, ...]], *, pad: int, masked: bool,
-        labels: Sequence[int] | None = None, asked: int = 0,
+        labels: Sequence[int] | None = None, asked: int = 0, form: InputForm | None = None,
     ) -> Samples:  # fmt: skip
         """Put rows into the order of batches."""
         order = list(range(len(rows)))
@@ -70,7 +73,7 @@ class Samples:
             first = {length: i for i, length in reversed(list(enumerate(map(len, rows))))}
             order.sort(key=lambda i: first[len(rows[i])])
         told = None if labels is None else np.array([labels[i] for i in order], np.int64)
-        return cls(name, tuple(rows[i] for i in order), pad, masked, told, asked or len(rows))
+        return cls(name, tuple(rows[i] for i in order), pad, masked, told, asked or len(rows), form)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -93,12 +96,12 @@ class Samples:
         for part in self._cut(size):
             longest = max(map(len, part))
             ids = torch.tensor([[*row, *[self.pad] * (longest - len(row))] for row in part])
-            if not self.masked:
-                yield {"input_ids": ids}
-                continue
             lengths = torch.tensor([len(row) for row in part])
-            mask = torch.arange(longest)[None, :] < lengths[:, None]
-            yield {"input_ids": ids, "attention_mask": mask.long()}
+            mask = (torch.arange(longest)[None, :] < lengths[:, None]).long()
+            if self.form is not None:
+                yield self.form.inputs(ids, mask)
+            else:
+                yield {"input_ids": ids, "attention_mask": mask} if self.masked else {"input_ids": ids}
 
     def _cut(self, size: int) -> Iterator[list[tuple[int, ...]]]:
         part: list[tuple[int, ...]] = []
@@ -172,7 +175,7 @@ def samples_of(data: Data, model: ModelSpec, place: Workplace, split: str | None
     rows = [row for part in parts for row in task.examples(part)]
     return Samples.made(
         data.name, [row.input_ids for row in rows], pad=task.pad_id, masked=task.padding != "none",
-        labels=[row.answer for row in rows],
+        labels=[row.answer for row in rows], form=task.form,
     )  # fmt: skip
 
 
@@ -207,8 +210,9 @@ def _read(spec: CorpusSpec, place: Workplace, loaded: LoadedModel) -> Samples:
             raise DataError(
                 f"corpus `{spec.name}` has no sample", [f"write more text, or lower `length: {spec.length}`"]
             )
-        masked = takes_mask(loaded.model)
-        return Samples.made(spec.name, rows, pad=pad_token(tokenizer), masked=masked, asked=spec.n)
+        form = input_form(loaded)
+        masked = form.padding != "none"
+        return Samples.made(spec.name, rows, pad=pad_token(tokenizer), masked=masked, asked=spec.n, form=form)
 
 
 def _drawn(rows: list[tuple[int, ...]], spec: CorpusSpec) -> list[tuple[int, ...]]:

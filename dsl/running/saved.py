@@ -138,7 +138,8 @@ def format_graph_summary(name: str, graph: Graph, options: ShowOptions) -> str:
     for index, port in enumerate(graph.ports):
         layer = graph.nodes[port.nodes[0]].layer
         reads[layer] = reads.get(layer, 0) + int(incoming[index])
-        rows[layer]["parameters"] += port.weights.size
+    for weights, ports in graph.shared_weights.items():
+        rows[graph.nodes[graph.ports[ports[0]].nodes[0]].layer]["parameters"] += weights.size
     order = sorted(rows, key=lambda layer: -1 if layer is None else layer)
     table = [
         ("-" if layer is None else layer, *(row[k] or "" for k in kinds), reads.get(layer, 0), row["parameters"])

@@ -107,7 +107,8 @@ def graph_size(spec: GraphSpec, model: ModelSize) -> GraphSize:
 def _attention_ports(choice: Choice, model: ModelSize) -> int:
     if choice.attention == "layer":
         return 1
-    return model.heads + 2 * model.groups if choice.qkv == "split" else model.groups
+    groups = model.heads if choice.key_value == "ungrouped" else model.groups
+    return model.heads + 2 * groups if choice.qkv == "split" else groups
 
 
 def tensor_shapes(spec: ModelSpec, folder: Path) -> dict[str, tuple[int, ...]]:

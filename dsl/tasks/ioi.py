@@ -39,6 +39,22 @@ FRAMES = {
     "story": "In this story {a} and {b} live above the {place}, and one day {s} gives a {object} to",
     "neighbors": "The neighbors {a} and {b} share the {place}. Last year {s} lent a {object} to",
     "reporter": "A reporter met {a} and {b} outside the {place} just as {s} gave a {object} to",
+    "friends": "Two friends, {a} and {b}, met at the {place}. Later {s} gave a {object} to",
+    "when": "When {a} and {b} came out of the {place}, {s} handed the {object} to",
+    "dinner": "During dinner at the {place}, {a} and {b} laughed a lot, and {s} passed the {object} to",
+    "train": "On the way to the {place}, {a} and {b} got lost, but {s} showed the {object} to",
+    "lost": "Because {a} and {b} had lost their way to the {place}, {s} gave the {object} to",
+    "dance": "After the dance at the {place}, {a} and {b} sat down and {s} offered a {object} to",
+    "rain": "It rained when {a} and {b} left the {place}, so {s} lent a {object} to",
+    "window": "From the window I watched {a} and {b} cross the {place}, and then {s} threw a {object} to",
+    "office": "Every morning {a} and {b} share a table at the {place}, and {s} reads the news to",
+    "holiday": "For the holiday {a} and {b} decorated the {place}, and {s} made a {object} for",
+    "guard": "The guard at the {place} let {a} and {b} in, and {s} quickly gave the {object} to",
+    "bus": "While waiting for the bus near the {place}, {a} and {b} talked, and {s} sold a {object} to",
+    "question": "In the {place}, {a} and {b} kept very quiet. Then {s} whispered something to",
+    "email": "After {a} and {b} moved away from the {place}, {s} wrote an email to",
+    "team": "As a team, {a} and {b} run the {place}, so {s} often brings a {object} to",
+    "dog": "A dog followed {a} and {b} to the {place}. Laughing, {s} tossed a {object} to",
 }
 
 NAMES = split_words(

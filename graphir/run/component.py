@@ -14,7 +14,7 @@ from graphir.run.program import Env
 from graphir.run.shares import Shares, build_shares
 from graphir.tracing.canonical import aten, operand, shape_of
 from graphir.tracing.components import Region
-from graphir.tracing.partition import Partition, entry_offsets
+from graphir.tracing.partition import Partition, entry_offsets, share_turns
 from graphir.tracing.subgraph import Piece, cut
 
 # Operators that act on the last axis or elementwise, so that a leading axis of ports passes through them unchanged.
@@ -111,28 +111,34 @@ class EntryPlan:
 
 @dataclass(frozen=True, eq=False)
 class SitePlan:
-    """A read: which ports (positions in the component) share it and how their rows reach the entry products."""
+    """A read: which ports (positions in the component) share it and how their rows reach the entry products, for each
+    turn (see `ComponentPlan`)."""
 
     ports: tuple[int, ...]
     before: Piece | None
     rank_free: bool
-    entries: tuple[EntryPlan, ...]
+    turns: tuple[tuple[EntryPlan, ...], ...]
 
-    def deal(self, values: list[Tensor]) -> list[Tensor]:
+    def deal(self, values: list[Tensor], turn: int) -> list[Tensor]:
         """To each entry product its rows of its value (K, …, D); one split where all share a value and deal it out."""
-        sizes = [len(entry.rows) for entry in self.entries]
-        dealt = [row for entry in self.entries for row in entry.rows]
+        entries = self.turns[turn]
+        sizes = [len(entry.rows) for entry in entries]
+        dealt = [row for entry in entries for row in entry.rows]
         if len(values) > 1 and all(v is values[0] for v in values) and dealt == list(range(len(values[0]))):
             return list(values[0].split(sizes))
         whole = list(range(len(values[0])))
         return [
-            v if list(entry.rows) == whole else v[list(entry.rows)]
-            for v, entry in zip(values, self.entries, strict=True)
+            v if list(entry.rows) == whole else v[list(entry.rows)] for v, entry in zip(values, entries, strict=True)
         ]
 
 
 class ComponentPlan:
-    """How to run one component at one granularity. See `run`."""
+    """How to run one component at one granularity.
+
+    Where heads that share a key/value projection read it through ports of their own, its features are wanted once a
+    head: the component is then computed in turns, in each of which one head of every group has its keys and values in
+    the place of the shared ones, and the heads' results are put together.
+    """
 
     def __init__(self, partition: Partition, device: torch.device) -> None:
         self.partition = partition
@@ -141,46 +147,58 @@ class ComponentPlan:
         self.by_token = region.output and _acts_by_token(region)
         self.shares: Shares | None = None
         if region.exit is None:
-            self.sites = tuple(SitePlan((i,), None, True, ()) for i in range(len(region.sites)))
+            self.sites = tuple(SitePlan((i,), None, True, ((),)) for i in range(len(region.sites)))
             return
+        self._turn_of = share_turns(partition)
+        self.turns = int(self._turn_of.max(initial=0)) + 1
         self.head = cut(tuple(n for n in region.body if n not in {region.exit, *region.after}), [operand(region.exit)])
         self.tail = cut((region.exit, *region.after), [region.leaf])
         self.core = cut(region.core, [operand(region.exit)])
         self.shares = build_shares(region)
         self.sites = tuple(self._plan_site(i, device) for i in range(len(region.sites)))
-        features = [w.features for w in partition.writers]
-        self.exit_groups = group_features(
-            [f for f in features if f is not None], int(shape_of(region.exit.args[0])[-1]), device
-        )
+        features = [w.features for w in partition.writers if w.features is not None]
+        width = int(shape_of(region.exit.args[0])[-1])
+        self.exit_groups = group_features(features, width, device)
+        by_turn = [
+            np.concatenate([f for f, at in zip(features, self._turn_of, strict=True) if at == turn])
+            for turn in range(self.turns)
+        ]
+        self._taken = [torch.as_tensor(taken, device=device) for taken in by_turn]
+        self._put_back = torch.argsort(torch.cat(self._taken))
 
     def _plan_site(self, index: int, device: torch.device) -> SitePlan:
         site, offsets = self.region.sites[index], entry_offsets(self.partition.component)
         ports = [p for p, port in enumerate(self.partition.ports) if port.site == index]
 
-        def features(port: int, entry: int) -> np.ndarray:
-            found = self.partition.ports[port].features
-            assert found is not None
-            picked: np.ndarray = found[(found >= offsets[entry]) & (found < offsets[entry + 1])] - offsets[entry]
-            return picked
-
-        def first(port: int) -> tuple[int, int]:
-            return next((e, int(features(port, e)[0])) for e in site.entries if len(features(port, e)))
-
-        ports.sort(key=first)
-        plans = []
-        for entry in site.entries:
-            rows = tuple(i for i, port in enumerate(ports) if len(features(port, entry)))
-            sets = [features(ports[i], entry) for i in rows]
-            plans.append(
-                EntryPlan(
-                    self.region.entries[entry],
-                    rows,
-                    group_features(sets, int(offsets[entry + 1] - offsets[entry]), device),
-                )
-            )
+        ports.sort(key=lambda port: int(self._features(port)[0]))
+        turns: list[tuple[EntryPlan, ...]] = []
+        for turn in range(self.turns):
+            owners = self._owners(ports, turn, int(offsets[-1]))
+            plans = []
+            for entry in site.entries:
+                here = owners[offsets[entry] : offsets[entry + 1]]
+                rows = tuple(np.unique(here).tolist())
+                groups = group_features([np.flatnonzero(here == row) for row in rows], len(here), device)
+                plans.append(EntryPlan(self.region.entries[entry], rows, groups))
+            turns.append(tuple(plans))
         data = [operand(self.region.entries[e]) for e in site.entries]
         before = cut(site.before, list(dict.fromkeys(data))) if site.before else None
-        return SitePlan(tuple(ports), before, is_rank_free(site.before), tuple(plans))
+        return SitePlan(tuple(ports), before, is_rank_free(site.before), tuple(turns))
+
+    def _features(self, port: int) -> np.ndarray:
+        found = self.partition.ports[port].features
+        assert found is not None
+        return found
+
+    def _owners(self, ports: list[int], turn: int, width: int) -> np.ndarray:
+        """For each entry feature the row, among those of `ports`, that it is computed from in a turn; -1 elsewhere."""
+        owners = np.full(width, -1)
+        for row in reversed(range(len(ports))):
+            owners[self._features(ports[row])] = row
+        for row, port in enumerate(ports):
+            if any(self._turn_of[writer] == turn for writer in self.partition.ports[port].writers):
+                owners[self._features(port)] = row
+        return owners
 
     def run_whole(self, reads: list[Tensor], env: Env) -> Tensor:
         """The leaf, from one read (…, D) a site."""
@@ -205,18 +223,25 @@ class ComponentPlan:
 
     def hidden(self, reads: list[Tensor], env: Env) -> Tensor:
         """The exit product's input (…, F), from reads (K, …, D) of each site (rows in the site plan's order)."""
-        entries: Env = {}
-        for site, plan, read in zip(self.region.sites, self.sites, reads, strict=True):
-            for entry, data in zip(plan.entries, self._before(site.value, plan, read, env), strict=True):
-                entries[entry.node] = entry.apply(data, *weight_and_bias(entry.node, env))
-        result: Tensor = self.core(ChainMap(entries, env))[0]
-        return result
+        sites = list(zip(self.region.sites, self.sites, reads, strict=True))
+        prepared = [self._before(site.value, plan, read, env) for site, plan, read in sites]
+        found: list[Tensor] = []
+        for turn in range(self.turns):
+            entries: Env = {}
+            for plan, values in zip(self.sites, prepared, strict=True):
+                for entry, data in zip(plan.turns[turn], plan.deal(values, turn), strict=True):
+                    entries[entry.node] = entry.apply(data, *weight_and_bias(entry.node, env))
+            found.append(self.core(ChainMap(entries, env))[0])
+        if self.turns == 1:
+            return found[0]
+        parts = [each.index_select(-1, taken) for each, taken in zip(found, self._taken, strict=True)]
+        return torch.cat(parts, -1).index_select(-1, self._put_back)
 
     def _before(self, value: fx.Node, plan: SitePlan, read: Tensor, env: Env) -> list[Tensor]:
-        """What each entry product of a site gets: the read after the site's norm, rows kept apart."""
-        data = [operand(entry.node) for entry in plan.entries]
+        """The value that each entry product of a site reads, after the site's norm, rows kept apart."""
+        data = [operand(entry.node) for entry in plan.turns[0]]
         if plan.before is None:
-            return plan.deal([read] * len(data))
+            return [read] * len(data)
         if plan.rank_free:
             values = plan.before(ChainMap({value: read}, env))
         elif len(read) == 1:
@@ -227,7 +252,7 @@ class ComponentPlan:
                 *inputs
             )
         found = {**dict(zip(plan.before.outputs, values, strict=True)), value: read}
-        return plan.deal([found[node] for node in data])
+        return [found[node] for node in data]
 
     def leaf(self, hidden: Tensor, env: Env) -> Tensor:
         """The whole write (…, D) from the exit's input, by the model's own operators."""

@@ -12,7 +12,7 @@ the model's own traced code.
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ from graphir.ir import Graph
 from graphir.run.masks import Masks
 from graphir.run.program import Env, MaskedProgram, Reference
 from graphir.tracing.assemble_layers import Arrangement, arrange
+from graphir.tracing.exported import Example
 from graphir.tracing.layers import Feed, Layer, LayeredModel
 from graphir.tracing.subgraph import Piece, cut
 
@@ -82,6 +83,24 @@ class LayerProgram(MaskedProgram):
         run.outputs()
         leaves = {plan.layer.value: run.env[plan.layer.value][None] for plan in self.plans if plan.layer.output is None}
         return Reference(writers=leaves, values=products)
+
+    def attribute(
+        self, batch: Example, counterfactual: Example | None, metric: Callable[[list[Tensor]], Tensor], *,
+        steps: int = 1, ablation: str = "interchange", reference: Reference | None = None,
+        positions: Tensor | None = None, points: Sequence[float] | None = None,
+    ) -> Tensor:  # fmt: skip
+        """As in `MaskedProgram`; what goes from the ablated to the batch's are the model's inputs."""
+        points = points or [step / steps for step in range(1, steps + 1)]
+        if reference is None:
+            reference = self._reference(counterfactual, ablation, Masks(edges=torch.empty(0)))
+        clean = {leaf: value[0] for leaf, value in self.reference(batch).writers.items()}
+        edges = torch.ones(len(self.graph.edges), dtype=self.dtype, device=self.device, requires_grad=True)
+        total = torch.zeros_like(edges)
+        for point in points:
+            run = _AttributedRun(self, self.bind(batch), Masks(edges=edges), reference, clean, point)
+            with torch.enable_grad():
+                total += torch.autograd.grad(metric(run.outputs()), [edges])[0]
+        return total / len(points)
 
     def prologue(self, env: Env) -> Env:
         """`env` with everything that depends on no layer added, and the inputs' values."""
@@ -272,6 +291,42 @@ class _Run:
         known = self.reference.values.get(plan.feed.product) if self.masks.weights is None else None  # type: ignore[arg-type]
         base = plan.product(ablated, self.env) if known is None else known
         return base + plan.product(read - ablated, self.env, mask, biased=False)
+
+
+class _AttributedRun(_Run):
+    """An unmasked run from inputs that lie between the ablated ones and the batch's, whose gradient in the edge masks
+    is that of the outputs here times what the writers differ by on the batch: every feed gets a masked difference more
+    and the same unmasked less, which is nothing but for the gradient."""
+
+    def __init__(
+        self, program: LayerProgram, env: Env, masks: Masks, reference: Reference, clean: Env, point: float
+    ) -> None:
+        super().__init__(program, env, masks, reference, {})
+        self.clean, self.point = clean, point
+        self.start = {
+            leaf: _match(reference.writers[leaf][0], value, means=not reference.values)
+            if leaf in reference.writers
+            else torch.zeros_like(value)
+            for leaf, value in clean.items()
+        }
+
+    def _store(self, plan: LayerPlan, value: Tensor) -> None:
+        leaf = plan.layer.value
+        if plan.piece is None:
+            value = self.start[leaf] + self.point * (self.clean[leaf] - self.start[leaf])
+        self.env[leaf] = value
+
+    def _feed(self, plan: FeedPlan) -> Tensor:
+        mask = plan.mask(self.masks)
+        assert mask is not None
+        if plan.feed.product is None:
+            value: Tensor = self.env[plan.feed.value]
+            difference = self.clean[plan.feed.value] - self.start[plan.feed.value]
+            spread = plan.spread(mask).to(value.dtype)
+            return value + (spread - spread.detach()) * difference
+        difference = plan.read(ChainMap(self.clean, self.env)) - plan.read(ChainMap(self.start, self.env))
+        masked = plan.product(difference, self.env, mask, biased=False)
+        return plan.product(plan.read(self.env), self.env) + masked - masked.detach()
 
 
 def _mix(value: Tensor, ablated: Tensor | None, mask: Tensor) -> Tensor:

@@ -77,11 +77,15 @@ class MaskedProgram(abc.ABC):
         names = dict.fromkeys(part.parameter for owned in sets for part in owned if len(part.shape) >= 2)
         return tuple(names)
 
-    def parameters_of(self, *, embeddings: bool = False, norms: bool = False) -> tuple[str, ...]:
-        """`maskable`, and on request the weights of embeddings and outputs, and those of norms (never their biases)."""
+    def parameters_of(
+        self, *, embeddings: bool = False, outputs: bool = False, norms: bool = False
+    ) -> tuple[str, ...]:
+        """`maskable`, and on request the weights of embeddings and outputs, those of outputs alone, and those of norms
+        (never their biases)."""
         names = dict.fromkeys(self.maskable)
-        if embeddings:
-            ends = [n for n in self.graph.nodes if n.kind in (NodeKind.EMBED, NodeKind.OUTPUT)]
+        if embeddings or outputs:
+            kinds = (NodeKind.EMBED, NodeKind.OUTPUT) if embeddings else (NodeKind.OUTPUT,)
+            ends = [n for n in self.graph.nodes if n.kind in kinds]
             names |= {part.parameter: None for node in ends for part in node.weights if len(part.shape) >= 2}
         if norms:
             one = [part.parameter for part in self.graph.rest if len(part.shape) == 1]
@@ -205,6 +209,7 @@ class MaskedProgram(abc.ABC):
         with torch.no_grad():
             return self.record(self.bind(counterfactual), hidden=hidden)
 
+    @abc.abstractmethod
     def attribute(
         self,
         batch: Example,
@@ -223,13 +228,6 @@ class MaskedProgram(abc.ABC):
         averaged over runs whose embeddings go from the ablated to the batch's (EAP-IG, inputs): step/steps of the way,
         or the shares of the way given as `points` (0 the ablated embeddings, 1 the batch's).
         """
-        if steps > 1 or any(point != 1 for point in points or ()):
-            raise GraphirError("integrated gradients need a model whose inputs are embedded into a stream", ["use eap"])
-        masks = self.new_masks(edges=True)
-        outputs = self.outputs(batch, counterfactual, masks, ablation, reference, positions)
-        assert masks.edges is not None
-        (gradient,) = torch.autograd.grad(metric(outputs), [masks.edges])
-        return gradient
 
     def means(self, batches: Iterable[Example], *, per_position: bool = False) -> Reference:
         """Ablation values for `ablation="mean"`: see `graphir.run.ablation.mean_reference`."""

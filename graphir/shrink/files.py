@@ -1,6 +1,7 @@
 """Smaller modules on disk: weights as safetensors, the graph as JSON; nothing is pickled, nothing read is executed.
 
-Operators are named, and only those of `torch.ops.aten` and a few of Python's own on sizes are read back.
+Operators are named, and only those of `torch.ops.aten` that touch no file, and a few of Python's own on sizes, are read
+back; their arguments are read by the names they are declared with. (The program that runs them is made of these names.)
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import fx
 
 from graphir.errors import SaveFormatError
+from graphir.serial import MAX_JSON, MAX_TENSORS, check_file, parse_json, read_bytes
 from graphir.shrink.module import ShrunkModule
 
 FORMAT = 1
@@ -30,6 +32,11 @@ _PYTHON = {
     **{f"torch.{name}": getattr(torch, name) for name in _SYMBOLIC},
     **{f"math.{name}": getattr(math, name) for name in ("ceil", "floor", "trunc")},
 }
+_DAMAGES = (
+    OSError, KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError, AssertionError,
+    RecursionError, SyntaxError, SafetensorError,
+)  # fmt: skip
+"""What comes of a graph that is none, here, in fx and in safetensors."""
 _NAMES = {id(function): name for name, function in _PYTHON.items()}
 
 
@@ -50,17 +57,20 @@ def load_shrunk(folder: str | Path) -> ShrunkModule:
     """The module saved in `folder`. Raises `SaveFormatError` for a file that is not there, truncated or foreign."""
     place = Path(folder)
     try:
-        told = json.loads((place / _GRAPH).read_text(encoding="utf-8"))
+        told = parse_json(read_bytes(place / _GRAPH, MAX_JSON), place / _GRAPH)
         if told["format"] != FORMAT:
             raise SaveFormatError(f"`{place}` holds a module of format {told['format']}, this reads format {FORMAT}")
+        check_file(place / _WEIGHTS, MAX_TENSORS)
         tensors = load_file(str(place / _WEIGHTS))
         tensors |= {name: tensors[other] for name, other in told["tied"].items()}
         module = ShrunkModule(
             _read_graph(told["graph"]), tensors, frozenset(told["parameters"]), tuple(told["inputs"]),
             tuple(told["outputs"]), None, frozenset(told["transient"]),
         )  # fmt: skip
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
-        raise SaveFormatError(f"`{place}` holds no smaller module that can be read: {error}") from error
+    except SaveFormatError as error:
+        raise SaveFormatError(f"`{place}` holds no smaller module that can be read: {error.message}", error.hints) from None
+    except _DAMAGES as error:
+        raise SaveFormatError(f"`{place}` holds no smaller module that can be read: {error}") from None
     module.train(mode=False)
     return module
 
@@ -114,7 +124,22 @@ def _function(name: str) -> Any:
     parts = name.split(".")
     if len(parts) != 3 or parts[0] != "aten":
         raise SaveFormatError(f"`{name}` is no operator that may be read")
-    return getattr(getattr(torch.ops.aten, parts[1]), parts[2])
+    found = getattr(getattr(torch.ops.aten, parts[1]), parts[2])
+    if not isinstance(found, torch._ops.OpOverload) or found.namespace != "aten":
+        raise SaveFormatError(f"`{name}` is no operator that may be read")
+    if any(argument.name == "filename" for argument in found._schema.arguments):
+        raise SaveFormatError(f"`{name}` reads or writes a file, which a saved module may not")
+    return found
+
+
+def _keywords(told: dict[str, Any], target: Any) -> dict[str, Any]:
+    """The arguments by name. They become part of a program: only names that the operator has are taken."""
+    schema = getattr(target, "_schema", None)
+    known = {argument.name for argument in schema.arguments} if schema is not None else set()
+    for name in told:
+        if name not in known:
+            raise SaveFormatError(f"`{name}` is no argument of {target}")
+    return told
 
 
 _PLAIN = (bool, int, str, type(None))
@@ -169,10 +194,12 @@ def _read_graph(told: list[dict[str, Any]]) -> fx.Graph:
     env: dict[str, fx.Node] = {}
     for entry in told:
         args = _read(entry["args"], env)
-        kwargs = {key: _read(value, env) for key, value in entry["kwargs"].items()}
+        if not isinstance(args, tuple):
+            raise SaveFormatError("the arguments of a node are no tuple")
         if entry["op"] not in ("placeholder", "get_attr", "call_function", "output"):
             raise SaveFormatError(f"`{entry['op']}` is no node that may be read")
         target = _function(entry["target"]) if entry["op"] == "call_function" else entry["target"]
+        kwargs = {key: _read(value, env) for key, value in _keywords(entry["kwargs"], target).items()}
         made = graph.create_node(entry["op"], target, args, kwargs, name=entry["name"])
         made.meta["kind"] = entry["kind"]
         env[entry["name"]] = made

@@ -10,7 +10,7 @@ from graphir.ir import Graph, Node, NodeKind, Port, WeightSet
 from graphir.tracing.canonical import operand
 from graphir.tracing.lift import Component, Lifted, Writer
 from graphir.tracing.ownership import Ledger
-from graphir.tracing.partition import Partition, PortPart, WriterPart, entry_offsets, partition_components
+from graphir.tracing.partition import Partition, WriterPart, entry_offsets, partition_components
 
 
 def assemble(lifted: Lifted, granularity: Granularity, name: str = "", model_hash: str = "") -> Graph:
@@ -57,13 +57,13 @@ class _Parts:
         component = partition.component
         first_node, first_port = len(self.nodes), len(self.ports)
         owned = _port_weights(partition, self.ledger)
-        for port, weights in zip(partition.ports, owned, strict=True):
-            shared = weights if len(port.writers) > 1 else WeightSet()
+        for port, (own, common) in zip(partition.ports, owned, strict=True):
+            shared = own | common if len(port.writers) > 1 else common
             self.ports.append(Port(port.name, port.kind, tuple(first_node + w for w in port.writers), shared))
             self._reads.append(component.region.sites[port.site].value)
         for i, writer in enumerate(partition.writers):
             mine = [p for p, port in enumerate(partition.ports) if i in port.writers]
-            private = (part for p in mine if len(partition.ports[p].writers) == 1 for part in owned[p])
+            private = (part for p in mine if len(partition.ports[p].writers) == 1 for part in owned[p][0])
             weights = WeightSet(tuple(private)) | _writer_weights(component, writer, self.ledger)
             self.nodes.append(
                 Node(
@@ -105,20 +105,30 @@ def _ancestors(leaf: fx.Node) -> list[fx.Node]:
     return list(found)
 
 
-def _port_weights(part: Partition, ledger: Ledger) -> list[WeightSet]:
-    """The rows of the entry products that each port reads into."""
+def _port_weights(part: Partition, ledger: Ledger) -> list[tuple[WeightSet, WeightSet]]:
+    """The rows of the entry products that each port reads into: those that it alone reads, and those that other ports
+    read as well, in which case all of them have the same set."""
     region = part.component.region
     if region.exit is None:
-        return [WeightSet() for _ in part.ports]
+        return [(WeightSet(), WeightSet()) for _ in part.ports]
     offsets = entry_offsets(part.component)
-    return [_rows(part.component, port, offsets, ledger) for port in part.ports]
+    reads = [port.features for port in part.ports if port.features is not None]
+    counts = np.bincount(np.concatenate(reads), minlength=int(offsets[-1]))
+    claimed: dict[bytes, WeightSet] = {}
+
+    def claim(features: np.ndarray) -> WeightSet:
+        key = features.tobytes()
+        if key not in claimed:
+            claimed[key] = _rows(part.component, features, offsets, ledger)
+        return claimed[key]
+
+    return [(claim(read[counts[read] == 1]), claim(read[counts[read] > 1])) for read in reads]
 
 
-def _rows(component: Component, port: PortPart, offsets: np.ndarray, ledger: Ledger) -> WeightSet:
-    assert port.features is not None
+def _rows(component: Component, features: np.ndarray, offsets: np.ndarray, ledger: Ledger) -> WeightSet:
     found = WeightSet()
     for i, entry in enumerate(component.region.entries):
-        rows = port.features[(port.features >= offsets[i]) & (port.features < offsets[i + 1])] - offsets[i]
+        rows = features[(features >= offsets[i]) & (features < offsets[i + 1])] - offsets[i]
         if len(rows):
             weight = operand(entry, 1)
             bias = operand(entry, 2) if len(entry.args) > 2 and entry.args[2] is not None else None

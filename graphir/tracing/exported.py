@@ -158,11 +158,12 @@ def _output_name(path: tuple[Any, ...], count: int) -> str:
 
 
 def _dynamic_axes(inputs: Mapping[str, Tensor], *, sequence: bool) -> dict[str, Axes]:
-    """Batch is axis 0 of every input; sequence is axis 1 of integer or boolean inputs with at least two axes."""
+    """Batch is axis 0 of every input; sequence is axis 1 of integer or boolean inputs with at least two axes, unless it
+    has one entry only (the token that a decoder starts from), which export takes for a constant."""
     return {
         name: (
             0 if value.dim() >= 1 else None,
-            1 if sequence and value.dim() >= 2 and not value.is_floating_point() else None,
+            1 if sequence and value.dim() >= 2 and value.shape[1] > 1 and not value.is_floating_point() else None,
         )
         for name, value in inputs.items()
     }

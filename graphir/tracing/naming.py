@@ -9,6 +9,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from torch import fx
@@ -31,14 +33,28 @@ class Place:
 
 
 def source_of(node: fx.Node) -> Source:
-    """Module path and source line recorded by the export for a node."""
+    """Module path and source line recorded by the export for a node; the file as `importable_path` writes it."""
     stack = node.meta.get("nn_module_stack") or {}
     paths = [entry[0] for entry in stack.values()]
     module = paths[-1] if paths else ""
     module = re.sub(r"^(L\['self'\]\.)?model\.?", "", module) if module.startswith(("model", "L[")) else module
     lines = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
     own = [line for line in lines if "/torch/" not in line[0]] or lines  # the user's line, not the library's beneath it
-    return Source(module, f"{own[-1][0]}:{own[-1][1]}" if own else "")
+    return Source(module, f"{importable_path(own[-1][0])}:{own[-1][1]}" if own else "")
+
+
+@cache
+def importable_path(file: str) -> str:
+    """A source file from its outermost package on, as in `package/module.py`; a file of no package by its name alone.
+
+    Sources are part of what is saved and exported: where a machine keeps its files is nobody else's business, and
+    two machines shall write the same.
+    """
+    path = Path(file)
+    root = path.parent
+    while (root / "__init__.py").is_file() and root != root.parent:
+        root = root.parent
+    return path.relative_to(root).as_posix()
 
 
 def name_sources(leaves: Sequence[fx.Node]) -> list[Place]:

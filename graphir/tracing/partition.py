@@ -93,6 +93,8 @@ def _mlp(component: Component, found: UnitPartition, choice: Choice) -> Partitio
 def _attention_ports(component: Component, found: UnitPartition, choice: Choice) -> list[PortPart]:
     if choice.attention == "layer" or (choice.qkv == "joint" and len(found.units) == 1):
         return _joint_ports(component, component.name, found.ports, (0,))
+    if choice.key_value == "ungrouped" and len(found.units) > 1:
+        return _ungrouped_ports(component, found, choice)
     if choice.qkv == "split":
         return _split_ports(component, found)
     made = []
@@ -119,6 +121,40 @@ def _split_ports(component: Component, found: UnitPartition) -> list[PortPart]:
             features = _at_site(component, port.features, site)
             made.append(PortPart(f"{prefix}.{port.kind}", port.kind, site, features, tuple(sorted(port.units))))
     return made
+
+
+def _ungrouped_ports(component: Component, found: UnitPartition, choice: Choice) -> list[PortPart]:
+    """Ports of a head each, the features of a shared projection in the ports of all heads that share it."""
+    if choice.qkv == "joint":
+        own = [[port for port in found.ports if unit in port.units] for unit in range(len(found.units))]
+        parts = (_joint_ports(component, f"{component.name}.h{i}", ports, (i,)) for i, ports in enumerate(own))
+        return [part for made in parts for part in made]
+    return [
+        PortPart(f"{component.name}.h{unit}.{port.kind}", port.kind, site, _at_site(component, port.features, site),
+                 (unit,))
+        for port in found.ports
+        for unit in sorted(port.units)
+        for site in _sites_of(component, port.features)
+    ]  # fmt: skip
+
+
+def share_turns(part: Partition) -> np.ndarray:
+    """For each writer the turn it takes, from 0, where ports of several writers share features: none of those that
+    share takes the same. All zero where no feature has two ports."""
+    turns = np.zeros(len(part.writers), np.int64)
+    ports = [(port.features, port.writers) for port in part.ports if port.features is not None]
+    every = np.concatenate([features for features, _ in ports]) if ports else np.zeros(0, np.int64)
+    if len(every) == len(np.unique(every)):
+        return turns
+    readers: dict[int, set[int]] = {}
+    for features, writers in ports:
+        for feature in features.tolist():
+            readers.setdefault(feature, set()).update(writers)
+    rivals = {frozenset(together) for together in readers.values()}
+    for writer in range(len(turns)):
+        taken = {int(turns[i]) for together in rivals if writer in together for i in together if i < writer}
+        turns[writer] = next(turn for turn in range(len(turns)) if turn not in taken)
+    return turns
 
 
 def _joint_ports(

@@ -72,10 +72,14 @@ def collect_sparsities(
 
 
 def follow(
-    distance: Distance, by_step: Mapping[float, Representations], options: BlocksOptions | None = None
+    distance: Distance,
+    by_step: Mapping[float, Representations],
+    options: BlocksOptions | None = None,
+    *,
+    known: Mapping[float, DistanceMatrix] | None = None,
 ) -> Dynamics:
-    """Matrices, blocks and drift over steps. Raises `DataError` for fewer than two steps, or steps that differ in nodes
-    or in the number of samples."""
+    """Matrices, blocks and drift over steps; `known` are matrices of steps that need not be computed. Raises
+    `DataError` for fewer than two steps, or steps that differ in nodes or in the number of samples."""
     steps = sorted(by_step)
     if len(steps) < 2:
         raise DataError("dynamics need at least two steps")
@@ -86,7 +90,7 @@ def follow(
                 f"step {step:g} has other nodes or another number of samples than step {steps[0]:g}",
                 ["collect every step with the same nodes, on the same data"],
             )
-    matrices = tuple(distance.matrix(by_step[step]) for step in steps)
+    matrices = tuple((known or {}).get(step) or distance.matrix(by_step[step]) for step in steps)
     blocks = tuple(find_blocks(matrix, options) for matrix in matrices)
     drift = np.zeros((len(steps) - 1, len(first)))
     whole = np.zeros((len(first), len(steps), len(steps)))

@@ -4,13 +4,17 @@ A unit's features are the Pearson correlations of its activation with each input
 signed. For an odd activation (tanh, sigmoid about one half, none) a unit and its negative are equivalent, so their
 signs are aligned: units are flipped while the sum of cosines to all others is negative. ReLU units are not equivalent
 to their negatives and are never flipped. Ward's linkage on the features gives a tree, which may be cut anywhere.
+
+Units of one module whose weights have signs of their own, one for each weight, share no signed features and no flip of
+whole units brings them together; what they share is which inputs and outputs they go with. `magnitude` features, the
+correlations' absolute values, which flips do not change, show that (they are ours, not the paper's).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,8 +33,8 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Hierarchy:
-    """A tree of units. `features` (U, D + C) are aligned correlations with inputs and outputs, `signs` (U,) what the
-    alignment multiplied a unit by, `tree` (U − 1, 4) scipy's linkage. `constant` are units that never change: their
+    """A tree of units. `features` (U, D + C) are aligned correlations with inputs and outputs, or their magnitudes,
+    `signs` (U,) what the alignment multiplied a unit by, `tree` (U − 1, 4) scipy's linkage. `constant` are units that never change: their
     correlations count as zero, and they end up together."""
 
     names: tuple[str, ...]
@@ -110,14 +114,20 @@ def align_signs(features: Array) -> Array:
 
 
 def find_hierarchy(
-    units: NDArray[Any], inputs: NDArray[Any], outputs: NDArray[Any], names: Sequence[str], *, odd: bool
+    units: NDArray[Any],
+    inputs: NDArray[Any],
+    outputs: NDArray[Any],
+    names: Sequence[str],
+    *,
+    odd: bool,
+    by: Literal["signed", "magnitude"] = "signed",
 ) -> Hierarchy:
-    """The tree of units (n, U) by their features; `odd` aligns signs."""
+    """The tree of units (n, U) by their features; `odd` aligns signs, which magnitudes do not have."""
     if units.ndim != 2 or units.shape[1] != len(names) or len(names) < 2:
         raise DataError(f"a tree needs at least two units with a name each: {units.shape} and {len(names)} names")
     features = unit_features(units, inputs, outputs)
-    signs = align_signs(features) if odd else np.ones(len(features))
-    aligned = features * signs[:, None]
+    signs = align_signs(features) if odd and by == "signed" else np.ones(len(features))
+    aligned = np.abs(features) if by == "magnitude" else features * signs[:, None]
     constant = tuple(n for n, f in zip(names, features, strict=True) if not f.any())
     return Hierarchy(tuple(names), aligned, signs, linkage(aligned, method="ward"), inputs.shape[1], constant)
 

@@ -80,15 +80,23 @@ def plot_drift(dynamics: Dynamics, path: str | Path, *, nodes: Sequence[str] | N
     """How far each node is from where it was at the first step, over the steps; by dash and mark, not by color."""
     names = list(nodes or dynamics.names)
     chosen = [dynamics.names.index(name) for name in names]
+    label = f"{dynamics.matrices[0].metric} from the first step"
+    plot_lines(names, dynamics.steps, dynamics.from_first[:, chosen], path, label=label)
+
+
+def plot_lines(
+    names: Sequence[str], steps: Sequence[float], values: NDArray[np.float64], path: str | Path, *, label: str
+) -> None:
+    """A line for each name over the steps: `values` (steps, names)."""
     with _figure(path, 6.0, 3.8) as (_, axes):
-        for number, (name, node) in enumerate(zip(names, chosen, strict=True)):
+        for number, name in enumerate(names):
             gray = 0.65 * number / max(len(names) - 1, 1)
             axes.plot(
-                dynamics.steps, dynamics.from_first[:, node], linestyle=_DASHES[number % len(_DASHES)],
+                steps, values[:, number], linestyle=_DASHES[number % len(_DASHES)],
                 marker=_MARKS[number % len(_MARKS)], markersize=3.5, color=str(round(gray, 3)), linewidth=1, label=name,
             )  # fmt: skip
         axes.set_xlabel("step", fontsize=8)
-        axes.set_ylabel(f"{dynamics.matrices[0].metric} from the first step", fontsize=8)
+        axes.set_ylabel(label, fontsize=8)
         axes.legend(fontsize=6, ncols=1 + len(names) // 12, frameon=False)
 
 

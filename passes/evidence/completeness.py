@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from graphir.algebra import effective_edges
+from graphir.algebra_sum import CircuitSum, with_factors
 from graphir.circuit import Circuit
 from graphir.columns import columns, json_object
 from graphir.run.program import MaskedProgram
@@ -109,7 +110,7 @@ def _few(k: KnockOut) -> str:
 
 
 def measure_completeness(
-    circuit: Circuit,
+    circuit: Circuit | CircuitSum,
     program: MaskedProgram,
     task: Task,
     *,
@@ -143,15 +144,16 @@ def measure_completeness(
 
 class _Search:
     def __init__(
-        self, circuit: Circuit, program: MaskedProgram, task: Task, of: str, metric: str | None, split: str,
+        self, found: Circuit | CircuitSum, program: MaskedProgram, task: Task, of: str, metric: str | None, split: str,
         seed: int, budget: Budget,
     ) -> None:  # fmt: skip
+        circuit, weights = with_factors(found)
         self.kept = effective_edges(circuit)
         self.components = components_of(circuit, of)
         shared: dict[str, Any] = {
             "split": split, "metric": metric, "examples": budget.examples, "batch_size": budget.batch_size,
         }  # fmt: skip
-        self.inside = Scorer(program, task, weights=circuit.weights, **shared)
+        self.inside = Scorer(program, task, weights=weights, **shared)
         self.outside = Scorer(program, task, **shared) if circuit.weights else self.inside
         self._generator = np.random.default_rng(seed)
         self._all = np.ones_like(self.kept)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from graphir.algebra_sum import CircuitSum
 from graphir.circuit import Circuit
 from graphir.columns import columns, json_object
 from graphir.errors import GraphirError
@@ -138,7 +139,7 @@ class Controls:
 
 
 def measure_controls(
-    circuit: Circuit,
+    circuit: Circuit | CircuitSum,
     program: MaskedProgram,
     task: Task,
     *,
@@ -171,7 +172,13 @@ def measure_controls(
 
 
 def _null(
-    circuit: Circuit, evaluator: Evaluator, metric: str, value: float, complement: bool, seed: int, draws: int
+    circuit: Circuit | CircuitSum,
+    evaluator: Evaluator,
+    metric: str,
+    value: float,
+    complement: bool,
+    seed: int,
+    draws: int,
 ) -> Null:
     name = "drawn from the complement" if complement else "random, same size per layer"
     values, failed = [], ""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from graphir.algebra import effective_edges, needed_nodes
+from graphir.algebra_sum import CircuitSum, with_factors
 from graphir.circuit import Circuit
 from graphir.columns import columns, json_object
 from graphir.errors import GraphirError
@@ -115,7 +116,7 @@ def _numbers(evidence: Evidence) -> dict[str, float]:
 
 
 def gather_evidence(
-    circuit: Circuit,
+    circuit: Circuit | CircuitSum,
     program: MaskedProgram,
     task: Task,
     *,
@@ -133,7 +134,7 @@ def gather_evidence(
     budget: Budget | None = None,
     observer: Observer | None = None,
 ) -> Evidence:
-    """All evidence about a circuit of the program's graph, found here or imported.
+    """All evidence about a circuit of the program's graph, found here or imported; a sum runs as it adds weights.
 
     `discover` repeats the discovery: with each of `seeds` for stability (the circuit itself is one more run, unless its
     provenance names a seed among them; `seed_runs` are runs already made) and, with `controls`, on random weights.
@@ -143,29 +144,30 @@ def gather_evidence(
     rest stands.
     """
     budget, observer = budget or Budget(), observer or SilentObserver()
+    whole, _ = with_factors(circuit)
     observer.begin("evidence", 6)
     evaluator = Evaluator(program, task, split, budget.batch_size, agreement=True)
     name = metric or default_metric(task, split)
     gathering = _Gathering(observer, parts)
     shared: dict[str, Any] = {"metric": name, "split": split, "seed": seed, "budget": budget, "observer": observer}
-    scores = circuit.scores.get("edges")
+    scores = whole.scores.get("edges")
     if scores is None and gathering.wants("faithfulness"):
         gathering.missing["faithfulness"] = "the circuit has no ranking of edges"
-    absolute = bool(circuit.provenance.get("absolute", True))
-    runs = _runs(circuit, program, discover, tuple(seeds), tuple(seed_runs), observer)
+    absolute = bool(whole.provenance.get("absolute", True))
+    runs = _runs(whole, program, discover, tuple(seeds), tuple(seed_runs), observer)
     return Evidence(
-        circuit=circuit,
+        circuit=whole,
         metric=name,
         split=split,
         examples=len(task.examples(split)),
         metrics=evaluator.measure_circuit(circuit),
         model=evaluator.full,
         empty=evaluator.empty,
-        densities=hard_densities(circuit),
+        densities=hard_densities(whole),
         faithfulness=None
         if scores is None
         else gathering("faithfulness", lambda: measure_faithfulness(evaluator, scores, metric=name)),
-        roc=None if truth is None else gathering("roc", lambda: edge_roc(circuit, truth, absolute=absolute)),
+        roc=None if truth is None else gathering("roc", lambda: edge_roc(whole, truth, absolute=absolute)),
         completeness=gathering(
             "completeness", lambda: measure_completeness(circuit, program, task, evaluator=evaluator, **shared)
         ),

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphir.algebra import effective_edges
+from graphir.algebra_sum import CircuitSum, with_factors
 from graphir.circuit import Circuit
 from graphir.columns import columns, json_object
 from graphir.errors import DataError
@@ -114,7 +115,7 @@ class Minimality:
 
 
 def measure_minimality(
-    circuit: Circuit,
+    circuit: Circuit | CircuitSum,
     program: MaskedProgram,
     task: Task,
     *,
@@ -147,9 +148,10 @@ class _Search:
     gradients for components with none."""
 
     def __init__(
-        self, circuit: Circuit, program: MaskedProgram, task: Task, of: str, metric: str | None, split: str,
+        self, found: Circuit | CircuitSum, program: MaskedProgram, task: Task, of: str, metric: str | None, split: str,
         seed: int, budget: Budget,
     ) -> None:  # fmt: skip
+        circuit, weights = with_factors(found)
         self.components = components_of(circuit, of)
         self.count = len(self.components)
         if not self.count:
@@ -157,7 +159,7 @@ class _Search:
         self.kept = effective_edges(circuit)
         self.scorer = Scorer(
             program, task, split=split, metric=metric, examples=budget.examples, batch_size=budget.batch_size,
-            weights=circuit.weights, limit=budget.minimality_runs,
+            weights=weights, limit=budget.minimality_runs,
         )  # fmt: skip
         self.base = self.scorer(self.kept)
         self.scale = abs(self.scorer.model - self.scorer(np.zeros_like(self.kept)))

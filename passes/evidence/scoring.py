@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +64,8 @@ class Scorer:
     """F of sets of edges, on the first `examples` examples of a split.
 
     `metric` is a task metric (`logit_diff`, `prob_diff`, `answer_log_prob`, `accuracy`) or `kl` to the full model in
-    nats; `weights` are masks that every run shares. `runs` counts the runs made; `limit` (None: no limit) is how many
+    nats; `weights` are masks that every run shares (of a sum how often
+    each counts). `runs` counts the runs made; `limit` (None: no limit) is how many
     may be made in all before `BudgetSpentError`.
     """
 
@@ -76,7 +78,7 @@ class Scorer:
         metric: str | None = None,
         examples: int = 16,
         batch_size: int = 8,
-        weights: Mapping[str, Kept] | None = None,
+        weights: Mapping[str, NDArray[Any]] | None = None,
         limit: int | None = None,
     ) -> None:
         self.program, self.task, self.split = program, task, split

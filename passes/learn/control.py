@@ -20,13 +20,15 @@ from graphir.errors import GraphirError
 
 @dataclass(frozen=True)
 class Schedule:
-    """The target sparsity over the training: from 0 it rises over `warmup` steps, linearly or linearly in
-    log(1 − sparsity), and stays. Above 1 it asks for more than everything, which keeps the push from easing off."""
+    """The target sparsity over the training: it rises over `warmup` steps, linearly or linearly in log(1 − sparsity),
+    from that at which the density is `start`, and stays. Above 1 it asks for more than everything, which keeps the push
+    from easing off."""
 
     target: float
     warmup: int = 0
     kind: Literal["linear", "log"] = "linear"
     floor: float = 1e-4
+    start: float = 1.0
 
     def density(self, step: int) -> float:
         """1 − the target at a step."""
@@ -34,9 +36,9 @@ class Schedule:
             return 1.0 - self.target
         share = (step + 1) / (self.warmup + 1)
         if self.kind == "linear":
-            return 1.0 - self.target * share
+            return self.start + (1.0 - self.target - self.start) * share
         last = max(1.0 - self.target, self.floor)
-        return math.exp(math.log(last) * share)
+        return math.exp(math.log(self.start) * (1 - share) + math.log(last) * share)
 
 
 class Control:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -23,14 +23,16 @@ LOWEST, HIGHEST = -2.5, 3.0
 
 def constant_part(
     context: RunContext, name: str, value: float, parametrization: Parametrization, *, rate: float,
-    betas: tuple[float, float] = (0.9, 0.999), clip: float | None = None,
+    betas: tuple[float, float] = (0.9, 0.999), clip: float | None = None, parameters: Sequence[str] | None = None,
 ) -> Part:  # fmt: skip
-    """A part whose logits all start at one value. `GraphirError` where the model has no such part."""
+    """A part whose logits all start at one value; of weights those of `parameters`, the maskable ones when left out.
+    `GraphirError` where the model has no such part."""
     program = context.program
     if name == "weights":
-        if not program.maskable:
+        parameters = program.maskable if parameters is None else parameters
+        if not parameters:
             raise GraphirError("this model has no weights to mask", ["mask edges or nodes"])
-        tensors = {key: program.traced.tensors[key] for key in program.maskable}
+        tensors = {key: program.traced.tensors[key] for key in parameters}
         logits = {key: torch.full_like(tensor, value, dtype=torch.float32) for key, tensor in tensors.items()}
     else:
         logits = {name: torch.full((entries_of(context, name),), value, device=program.device)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -209,10 +210,22 @@ class UniformGradient(Parametrization):
     """Uniform gradient sampling (Li & Janson 2024): m is zero or one but on a stretch of width w = p (1 − p), p = σ(l).
 
     m = 1 − clip((u − p) / w + ½, 0, 1); where it is inside the stretch (which has probability w), ∂m/∂p = 1 / w times
-    the w that the gradient is scaled by, so ∂m/∂l = p (1 − p).
+    the w that the gradient is scaled by, so ∂m/∂l = p (1 − p). Where `alive` is given, a draw keeps only those of its
+    open entries (N,) that it says, the others are zero and have no gradient.
     """
 
     scale: float = 1.0
+    alive: Callable[[Tensor], Tensor] | None = None
+
+    def draw(self, logits: Tensor, uniform: Tensor | None) -> Tensor:
+        """See the class."""
+        with torch.no_grad():
+            mask, slope = self.mask(logits, uniform), self.slope(logits, uniform)
+            if self.alive is not None:
+                alive = self.alive(mask > 0)
+                mask, slope = mask * alive, slope * alive
+        result: Tensor = _Sloped.apply(logits, mask, slope)  # type: ignore[no-untyped-call]
+        return result
 
     def mask(self, logits: Tensor, uniform: Tensor | None) -> Tensor:
         """See the class."""

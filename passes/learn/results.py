@@ -93,6 +93,7 @@ def learned_circuit(
     if "weights" in parts:
         weights = {k: m.cpu().numpy() for k, m in harden(parts["weights"], bounds.get("weights")).items()}
     if "neurons" in parts:
+        scores["neurons"] = scores_of(parts["neurons"])
         kept_neurons = next(iter(harden(parts["neurons"], bounds.get("neurons")).values()))
         for name, mask in weights_of_neurons(context.program, kept_neurons).items():
             weights[name] = weights[name] & mask if name in weights else mask

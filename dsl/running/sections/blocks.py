@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dsl.running.analysis_tables import blocks_parts
+from dsl.running.analysis_tables import blocks_parts, edge_data
 from dsl.running.blocking import BlocksStage, FoundBlocks
 from dsl.running.stage import Section, Stage
 
@@ -32,9 +32,17 @@ class BlocksSection(Section):
         return map(BlocksStage, spec.blocks)
 
     def record(self, run: Run) -> Mapping[str, Any]:
-        """All that was found."""
+        """All that was found, the analysis it was found in, and the edges between few units."""
         found: Mapping[str, FoundBlocks] = run.results.get(self.kind, {})
-        return {"blocks": {name: each.to_json() for name, each in found.items()}} if found else {}
+        specs = {each.name: each for each in run.spec.blocks}
+        told = {
+            name: {
+                "analysis": specs[name].analysis.name, **each.to_json(),
+                **edge_data(each.blocks.names, specs[name].analysis.graph, run.place),
+            }
+            for name, each in found.items()
+        }  # fmt: skip
+        return {"blocks": told} if told else {}
 
     def parts(self, result: RunResult) -> list[Any]:
         """A table for each."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dsl.running.analysis_tables import cluster_parts
+from dsl.running.analysis_tables import cluster_parts, edge_data, tree_data
 from dsl.running.grouping import ClusterStage, Grouped
 from dsl.running.stage import Section, Stage
 
@@ -32,9 +32,14 @@ class Clusters(Section):
         return map(ClusterStage, spec.clusters)
 
     def record(self, run: Run) -> Mapping[str, Any]:
-        """All that was found."""
+        """All that was found, with the tree of few units, and the edges between them."""
         found: Mapping[str, Grouped] = run.results.get(self.kind, {})
-        return {"clusters": {name: each.to_json() for name, each in found.items()}} if found else {}
+        graphs = {each.name: each.graph for each in run.spec.clusters}
+        told = {
+            name: each.to_json() | tree_data(each) | edge_data(each.names, graphs[name], run.place)
+            for name, each in found.items()
+        }
+        return {"clusters": told} if told else {}
 
     def parts(self, result: RunResult) -> list[Any]:
         """A table for each."""

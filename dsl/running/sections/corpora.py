@@ -47,7 +47,7 @@ def used(spec: Spec) -> list[CorpusStage]:
     """Each corpus that is used, with each model it is used with."""
     found = {}
     users: list[tuple[Any, GraphSpec]] = [(each.data, each.graph) for each in spec.analyses]
-    users += [(each.data, each.graph) for each in spec.clusters]
+    users += [(each.data, each.graph) for each in spec.clusters if each.data is not None]
     for lesion in spec.lesions:
         groups: Any = getattr(lesion.groups, "analysis", lesion.groups)
         users.append((lesion.data, groups.graph))

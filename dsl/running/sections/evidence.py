@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dsl.running.evidence_lines import evidence_lines
-from dsl.running.finding import seeds_of
+from dsl.running.finding import Found, seeds_of
 from dsl.running.gathering import EvidenceStage, Gathered, has_seeds, parts_of, put_together
-from dsl.running.obtaining import lately
+from dsl.running.obtaining import obtain
 from dsl.running.stage import Section, Stage
 from dsl.spec import CircuitSpec
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from dsl.running.carrying import Run, RunResult
     from dsl.running.workplace import Workplace
     from dsl.spec import AnyCircuit, EvidenceSpec, Spec
-    from graphir.circuit import Circuit
 
 
 class EvidenceSection(Section):
@@ -36,11 +35,10 @@ class EvidenceSection(Section):
                 if judged is None or circuit.task is None:
                     run.reporter.warn(f"no evidence for `{circuit.label}`: it is not judged on a task")
                     continue
-                kept = judged.circuit
+                kept = judged.found
                 stages = _stages(spec, circuit, lambda kept=kept: kept)  # type: ignore[misc]
                 parts = {stage.part: run.place.value(stage) for stage in stages}
-                missing = _missing(spec, circuit, summed=bool(getattr(judged.found, "factors", None)))
-                gathered = put_together(circuit.name, parts, missing)
+                gathered = put_together(circuit.name, parts, _missing(spec, circuit))
                 found[circuit.name] = gathered
                 run.judged[circuit.name] = replace(judged, evidence=gathered)
                 run.reporter.show("", evidence_lines(gathered.data))
@@ -51,7 +49,7 @@ class EvidenceSection(Section):
             for circuit in each.circuits:
                 if circuit.task is not None:
                     own = seeds_of(circuit) if isinstance(circuit, CircuitSpec) else ()
-                    for stage in _stages(each, circuit, lately(circuit, place)):
+                    for stage in _stages(each, circuit, _lately(circuit, place)):
                         yield from (found for seed, found in stage.discoveries().items() if seed not in own)
                         yield stage
 
@@ -66,18 +64,21 @@ class EvidenceSection(Section):
         return [evidence_lines(each.data) for each in found.values()]
 
 
-def _stages(spec: EvidenceSpec, circuit: AnyCircuit, found: Callable[[], Circuit]) -> list[EvidenceStage]:
+def _lately(circuit: AnyCircuit, place: Workplace) -> Callable[[], Found]:
+    """What was found when it is asked for, so that a plan can name stages before there is one."""
+    return lambda: obtain(circuit, place)
+
+
+def _stages(spec: EvidenceSpec, circuit: AnyCircuit, found: Callable[[], Found]) -> list[EvidenceStage]:
     parts = parts_of(spec.options, seeds=has_seeds(circuit))
     return [EvidenceStage(spec, circuit, part, found) for part in parts]
 
 
-def _missing(spec: EvidenceSpec, circuit: AnyCircuit, *, summed: bool) -> dict[str, str]:
+def _missing(spec: EvidenceSpec, circuit: AnyCircuit) -> dict[str, str]:
     """What was asked for, or meant by default, and cannot be."""
     found = {}
     if spec.options.seeds > 1 and not has_seeds(circuit):
         found["stability"] = "no seed decides what is found: there is nothing to compare"
-    if summed:
-        found["sum"] = "measured is the union, in which a weight that several parts keep counts once"
     return found
 
 

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsl.running import tables
-from dsl.running.failures import located
 from dsl.running.keys import describe
 from dsl.running.loading import FALLBACK_TEXT, TRACE_ROWS
 from dsl.running.stage import Section, Stage
 from dsl.running.storing import read_numbers, write_numbers
 from graphir.circuit import Circuit
-from graphir.errors import GraphirError
 
 if TYPE_CHECKING:
     from dsl.running.carrying import Run, RunResult
@@ -113,16 +111,6 @@ class Graphs(Section):
     def parts(self, result: RunResult) -> list[Any]:
         """A line for each."""
         return [tables.graph_line(name, graph) for name, graph in result.graphs.items()]
-
-    def refuse(self, spec: Spec) -> None:
-        """Ungrouped ports."""
-        for graph in spec.graphs:
-            if graph.key_value == "ungrouped":
-                with located(f"reading graph `{graph.name}`", graph.span):
-                    raise GraphirError(
-                        "key and value ports for each head of a group are not built yet",
-                        ["leave `key_value: ungrouped` out; `circ show` prints the ungrouped count"],
-                    )
 
 
 def _record(graph: Graph) -> dict[str, Any]:

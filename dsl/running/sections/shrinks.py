@@ -36,9 +36,10 @@ class Shrinks(Section):
                     module = _shrunk(spec, run.place)
                     module.save(now)
                 assert module.report is not None
-                found[spec.circuit.name] = module.report
+                label = spec.name if spec.name not in found else f"{spec.name} ({spec.path})"
+                found[label] = module.report
             run.files.append(final)
-            run.reporter.show("", *_parts(spec.circuit.name, module.report))
+            run.reporter.show("", *_parts(label, module.report))
 
     def record(self, run: Run) -> Mapping[str, Any]:
         """Sizes before and after, the largest difference, what is masked still."""

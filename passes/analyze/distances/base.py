@@ -141,7 +141,10 @@ def refuse_constant(representations: Representations, what: str) -> None:
         raise DataError(
             f"{shown} hold{'s' if len(constant) == 1 else ''} the same on all {representations.samples} samples: "
             f"{what} is not defined",
-            ["leave constant nodes out: `representations.varying()`"],
+            [
+                f"leave constant nodes out: in a file `where name != {still[0]}`, in Python `representations.varying()`",
+                "`gromov_wasserstein` takes them",
+            ],
         )
 
 

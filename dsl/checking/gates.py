@@ -1,0 +1,112 @@
+"""Checks of what the analyzer finds and of smaller modules: conditions over the quantities of their kind of section."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dsl import tree
+from dsl.analysis_quantities import SECTION_QUANTITIES, Gauge, Need
+from dsl.checking.bounds import check_bounds
+from dsl.checking.context import KIND_NAMES, Context, every
+from dsl.checking.expressions import SUCH, check_condition
+from dsl.spec import AnalysisCheckSpec, BlocksSpec, ClusterSpec, Condition, CorpusSpec, LesionSpec, ShrinkSpec
+from dsl.translate import quantity_of
+
+GATED = (tree.Analyze, tree.Blocks, tree.Cluster, tree.Lesion, tree.Drift, tree.Shrink)
+"""Kinds of section that such checks are of."""
+
+
+def is_gated(context: Context, name: tree.Name) -> bool:
+    """Whether a check's subject is a section of the analyzer or a smaller module, and no circuit."""
+    return not isinstance(name, tree.Selected) and isinstance(context.declared.get(name.text), GATED)
+
+
+def check_gates(context: Context, section: tree.Check) -> AnalysisCheckSpec | None:
+    """Conditions that are comparisons of quantities that the subject has. None for checks of circuits."""
+    if not is_gated(context, section.circuit):
+        return None
+    kind = KIND_NAMES[type(context.declared[section.circuit.text])]
+    subject = context.spec(section.circuit, *GATED)
+    if not section.conditions:
+        help = f"for example `{SUCH[f'check {kind}']}`"
+        context.error("C403", "this check has no conditions", section.span, help=help)
+        return None
+    read = [_condition(context, written, kind) for written in section.conditions]
+    good = check_bounds(context, [bound for each in read for bound in (each[1] if each else ())], "condition")
+    if subject is not None:
+        found = [each[0] for each in read if each]
+        good &= every(_is_measured(context, condition, kind, subject) for condition in found)
+    if not good or None in read or subject is None:
+        return None
+    return AnalysisCheckSpec(section.span, subject, kind, tuple(each[0] for each in read if each))
+
+
+def _condition(context: Context, written: tree.Expression, kind: str) -> tuple[Condition, list[Any]] | None:
+    """A condition and its bounds; None when it has mistakes."""
+    if isinstance(written, tree.Gate):
+        message = f"`over {written.seeds.text} seeds` needs a circuit that is discovered"
+        context.error("C507", message, written.seeds.span, f"nothing of {_a(kind)} is learned")
+        return None
+    bounds = check_condition(context, written, f"check {kind}")
+    return None if bounds is None else (Condition(written.span, written, " ".join(written.span.text.split())), bounds)
+
+
+def _a(kind: str) -> str:
+    return kind if kind == "blocks" else f"an {kind}" if kind == "analysis" else f"a {kind}"
+
+
+def _is_measured(context: Context, condition: Condition, kind: str, subject: Any) -> bool:
+    """Whether the section asks for what a condition names."""
+    good = True
+    inside = {id(argument) for node in tree.walk(condition.expression) if isinstance(node, tree.Call)
+              for argument in (node.function, *node.arguments)}  # fmt: skip
+    for node in tree.walk(condition.expression):
+        if isinstance(node, tree.Name | tree.Call) and id(node) not in inside:
+            name, arguments = quantity_of(node, SECTION_QUANTITIES[kind])
+            good &= _has(context, node, SECTION_QUANTITIES[kind][name], name, arguments, kind, subject)
+    return good
+
+
+def _has(
+    context: Context, node: tree.Name | tree.Call, about: Gauge, name: str, arguments: tuple[str, ...], kind: str,
+    subject: Any,
+) -> bool:  # fmt: skip
+    if isinstance(subject, ShrinkSpec):
+        return True
+    word = f"{name}({', '.join(arguments)})" if arguments and isinstance(node, tree.Call) else name
+    others = [(_declared(context, subject), f"`{subject.name}` is declared here")]
+    if isinstance(subject, ClusterSpec) and about.methods and subject.method.name not in about.methods:
+        label = f"`{subject.method.name}` does not give it"
+        names = [each for each, q in SECTION_QUANTITIES[kind].items() if subject.method.name in (q.methods or [
+            subject.method.name])]  # fmt: skip
+        notes = [f"with `{subject.method.name}`: {', '.join(names)}"]
+        context.error("C405", f"`{subject.name}` has no `{word}`", node.span, label, others=others, notes=notes)
+        return False
+    if isinstance(subject, LesionSpec) and (why := _no_answers(subject, name, arguments)):
+        context.error("C405", f"`{subject.name}` has no `{word}`", node.span, why, others=others)
+        return False
+    options = subject.method.options if isinstance(subject, ClusterSpec) else getattr(subject, "options", None)
+    for need in about.needs:
+        if (not need.argument or need.argument in arguments) and not _asks(options, need):
+            help = f"add `{need.advice}` to `{subject.name}`"
+            context.error("C405", f"`{word}` is not measured", node.span, f"needs `{need.option}`", others=others, help=help)
+            return False
+    return True
+
+
+def _asks(options: Any, need: Need) -> bool:
+    value = getattr(options, need.option, None)
+    return need.value in value if need.value and isinstance(value, tuple) else bool(value)
+
+
+def _no_answers(subject: LesionSpec, name: str, arguments: tuple[str, ...]) -> str:
+    """Why lesions have no such quantity; empty where they have. Accuracies need answers, and those by class are taken
+    of clusters alone."""
+    by_class = arguments[:1] in (("mean",), ("range",))
+    if isinstance(subject.data, CorpusSpec) and (by_class or name == "accuracy"):
+        return "a corpus has no answers"
+    return "blocks are lesioned by `kl` alone" if by_class and isinstance(subject.groups, BlocksSpec) else ""
+
+
+def _declared(context: Context, subject: Any) -> Any:
+    return context.declared[subject.name].name.span  # type: ignore[union-attr]
