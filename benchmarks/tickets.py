@@ -12,6 +12,10 @@ Needs scikit-learn (1,797 images of 8 × 8; 60 % to learn, 20 % to choose, 20 % 
   ticket against the same masks with a new initialization and against as many random weights of each layer.
 - *LT-SFT* (Ansell et al. 2022): a net trained on 0 to 5 learns 6 and 7 as well, and apart from that 8 and 9, by moving
   exactly K scalars. Their vectors are added: what does the sum know of all ten? It comes off again to the bit.
+  The sum is no training on both. A scalar that both chose moves by both amounts, to where neither training left it
+  (`union` beside twice K says how many these are), and each vector was trained with the other's scalars at the base:
+  only where they do not overlap does the sum hold each one's very values, and even then nothing was trained to work
+  with the other. Sparsity makes this rarer, not impossible.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a `check` of an analysis, of blocks, a cluster, a lesion, a smaller module or a drift may name: one table a kind.
+"""What a `check` of an analysis, of blocks, a cluster, a lesion, a smaller module or a drift may name: a table a kind.
 
-The same as `dsl.quantities.QUANTITIES` is for circuits: checking, messages, completion, `circ explain` and the generated
-reference read it. `dsl.running.gauging` has the value of each, and a test holds the two against each other.
+The same as `dsl.quantities.QUANTITIES` is for circuits: checking, messages, completion, `circ explain` and the
+generated reference read it. `dsl.running.gauging` has the value of each; a test holds the two against each other.
 """
 
 from __future__ import annotations

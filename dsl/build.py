@@ -348,8 +348,9 @@ class Builder:
         )
 
     def shrink(self, span: Span, children: list[Any]) -> tree.Shrink:
-        *name, subject = _of(children, tree.Name)
-        return tree.Shrink(span, next(iter(name), None), subject, _of(children, tree.Text)[0], self._block(children))
+        *named, subject = _of(children, tree.Name)
+        name = named[0] if named else tree.Name(self.source.span(span.start, span.start), "")
+        return tree.Shrink(span, name, subject, _of(children, tree.Text)[0], self._block(children))
 
     def drift(self, span: Span, children: list[Any]) -> tree.Drift:
         name, *steps = _of(children, tree.Name)

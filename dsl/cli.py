@@ -141,6 +141,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_export,
         _add_diff,
         _add_report,
+        _add_cache,
         _add_new,
         _add_env,
         _add_explain,
@@ -188,6 +189,14 @@ def _add_cache_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--no-cache", action="store_true", help="compute everything, keep nothing to go on from")
 
 
+def _add_cache(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    parser = _verb(verbs, "cache", "show how large the cache of results is, make it smaller", "circ cache --limit 5GB")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="folder of stages' results (default: runs/.cache)")
+    parser.add_argument(
+        "--limit", metavar="SIZE", help="remove what was used longest ago until the rest fits (`10 GB`; 0: everything)"
+    )
+
+
 def _add_run(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser = _verb(verbs, "run", "carry out a specification", "circ run ioi.circ --out runs/ioi --set names.steps=200")
     parser.add_argument("file", metavar="FILE", help="a .circ file, or - for the standard input")
@@ -201,6 +210,9 @@ def _add_run(verbs: Verbs[argparse.ArgumentParser]) -> None:
         "--log", action="append", default=[], metavar="TRACKER", help="tensorboard:DIR, mlflow or wandb (repeatable)"
     )
     _add_cache_arguments(parser)
+    parser.add_argument(
+        "--cache-limit", metavar="SIZE", help="size of the cache after the run (default: $CIRC_CACHE_LIMIT, else 20 GB)"
+    )
     _add_spec_arguments(parser)
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from graphir.diagnostics import Diagnostic, Edit, Source, apply_edits, in_order, render_all, wants_color
-from graphir.errors import GraphirError
+from graphir.errors import GraphirError, UnknownNameError
 
 OK, FINDING, USAGE = 0, 1, 2
 
@@ -20,6 +21,15 @@ class UsageError(GraphirError):
     """The command line asks for something that does not make sense."""
 
     exit_code = USAGE
+
+
+@contextlib.contextmanager
+def _asked_for() -> Iterator[None]:
+    """Within: a name on the command line that does not exist is wrong usage."""
+    try:
+        yield
+    except UnknownNameError as error:
+        raise UsageError(error.message, error.hints) from None
 
 
 def say(text: str) -> None:
@@ -160,15 +170,18 @@ def new(arguments: argparse.Namespace) -> int:
     if arguments.template is None:
         answer(arguments, {"templates": list(template_names())}, "\n".join(template_names()))
         return OK
-    text = read_template(arguments.template)
+    with _asked_for():
+        text = read_template(arguments.template)
     if arguments.file is None:
-        sys.stdout.write(text)
+        answer(arguments, {"template": arguments.template, "text": text}, text.removesuffix("\n"))
         return OK
     path = Path(arguments.file)
     if path.exists() and not arguments.force:
         raise UsageError(f"`{path}` exists", ["pass `--force` to overwrite it"])
     path.write_text(text, encoding="utf-8")
     say(f"wrote {path}; next: circ check {path}")
+    if arguments.json:
+        answer(arguments, {"template": arguments.template, "file": str(path)}, "")
     return OK
 
 
@@ -178,6 +191,19 @@ def env(arguments: argparse.Namespace) -> int:
 
     found = describe_environment()
     answer(arguments, found, format_environment(found))
+    return OK
+
+
+def cache(arguments: argparse.Namespace) -> int:
+    """`circ cache`: the size of the cache of stages by kind; with a limit, less of it."""
+    from dsl.running.cache import Cache
+    from dsl.running.cache_limit import describe_cache, format_cache, read_limit, shrink
+    from dsl.running.folder import cache_folder
+
+    store, limit = Cache(arguments.cache or cache_folder()), read_limit(arguments.limit)
+    removed = shrink(store, limit) if arguments.limit is not None else []
+    found = describe_cache(store, limit, removed)
+    answer(arguments, found, format_cache(found))
     return OK
 
 
@@ -195,8 +221,9 @@ def explain(arguments: argparse.Namespace) -> int:
         )
         return OK
     topic = " ".join(arguments.topic)
-    page = pages.explain(topic)
-    answer(arguments, {"topic": topic, "page": page}, page.rstrip())
+    with _asked_for():
+        page, place = pages.explain(topic), pages.documentation(topic)
+    answer(arguments, {"topic": topic, "page": page, "documentation": place}, f"{page.rstrip()}\n\nmore: {place}")
     return OK
 
 
@@ -216,6 +243,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.cache,
         not arguments.no_cache,
         tuple(arguments.log),
+        arguments.cache_limit,
     )
     result = _execute().run_spec(spec, options)
     # A run shows itself as it goes along.

@@ -28,7 +28,7 @@ def describe_environment() -> dict[str, Any]:
         "memory_gb": _memory(),
         "variables": {
             name: os.environ[name]
-            for name in ("HF_HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES", "NO_COLOR")
+            for name in ("HF_HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES", "NO_COLOR", "CIRC_CACHE_LIMIT")
             if name in os.environ
         },
     }

@@ -83,6 +83,20 @@ def title(code: str) -> str:
     return explain(code).partition("\n")[0].removeprefix("# ")
 
 
+def documentation(topic: str) -> str:
+    """Where the repository's documentation has more on a code or topic: `docs/methods/eap.md`. `UnknownNameError` for
+    a topic that there is not."""
+    page = explain(topic)
+    word = page.partition("\n")[0].removeprefix("# ").partition(":")[0].removeprefix("data ")
+    if word in codes():
+        return "docs/errors/README.md"
+    if word in METHODS:
+        return f"docs/methods/{word}.md"
+    if word in {*DISTANCES, *CLUSTERINGS}:
+        return "docs/methods/analyses.md"
+    return f"docs/methods/{word}.md" if word in ("ablations", "evidence") else "docs/language.md"
+
+
 def _topic(word: str) -> str | None:
     if word in SECTIONS:
         return _section(word)

@@ -11,7 +11,8 @@ class RunOptions:
     """How to run. `out` is the folder for results (None: `runs/` and the file's name, in the working folder); `events`
     a file that gets one JSON object for each event; `threads` the number of CPU threads (None: one for small models,
     torch's own number for others). `cache` is the folder of stages' results (None: `runs/.cache` in the working
-    folder); without `caching` none is read or written, and nothing can be gone on from. `log` are trackers that are
+    folder); without `caching` none is read or written, and nothing can be gone on from. `cache_limit` is how large it
+    may be after the run (`10 GB`, `none`; None: what CIRC_CACHE_LIMIT says, else 20 GB). `log` are trackers that are
     told of the run, as `dsl.observers` reads them: `tensorboard:DIR`, `mlflow`, `wandb`."""
 
     out: Path | None = None
@@ -21,6 +22,7 @@ class RunOptions:
     cache: Path | None = None
     caching: bool = True
     log: tuple[str, ...] = ()
+    cache_limit: str | None = None
 
 
 @dataclass(frozen=True)

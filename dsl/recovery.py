@@ -22,8 +22,8 @@ from graphir.diagnostics import Diagnostic, Edit, Label, Source
 MAX_FAILURES = 3
 MAX_OPERATORS = 200
 SECTIONS = {
-    "analyze", "blocks", "check", "circuit", "cluster", "corpus", "drift", "evidence", "export", "graph", "import", "include",
-    "lesion", "let", "measure", "model", "query", "report", "sheaf", "shrink", "sweep", "task",
+    "analyze", "blocks", "check", "circuit", "cluster", "corpus", "drift", "evidence", "export", "graph", "import",
+    "include", "lesion", "let", "measure", "model", "query", "report", "sheaf", "shrink", "sweep", "task",
 }  # fmt: skip
 NOUNS = {
     "check",

@@ -413,9 +413,9 @@ class Drift(Node):
 
 @record
 class Shrink(Node):
-    """`shrink NAME = SUBJECT to "folder" { … }`; the name may be left out."""
+    """`shrink NAME = SUBJECT to "folder" { … }`; where the name is left out it is empty."""
 
-    name: Name | None
+    name: Name
     subject: Name
     target: Text
     block: Block | None

@@ -126,11 +126,14 @@ class Circuit(InNotebook):
         return 1.0 - self.density
 
     def densities(self) -> dict[str, float]:
-        """Kept shares of edges, nodes and, when weights are masked, of parameter scalars named in `weights`."""
+        """Kept shares of edges, nodes and, when weights are masked, of parameter scalars named in `weights`; of neurons
+        where the provenance says how many of them these masks keep."""
         shares = {"edges": self.density, "nodes": float(self.nodes.mean()) if len(self.nodes) else 0.0}
         if self.weights:
             total = sum(mask.size for mask in self.weights.values())
             shares["weights"] = sum(int(mask.sum()) for mask in self.weights.values()) / max(total, 1)
+            if neurons := self.provenance.get("neurons"):
+                shares["neurons"] = neurons["kept"] / neurons["of"]
         return shares
 
     def counts(self) -> dict[str, int]:

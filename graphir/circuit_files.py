@@ -70,7 +70,9 @@ def load_circuit(folder: Path, model: torch.nn.Module | None) -> Circuit:
             "edges": _bool(arrays["edges"]),
             "nodes": _bool(arrays["nodes"]),
             "scores": {
-                name: _real(arrays[f"scores.{name}"]) for name in ("edges", "nodes", "neurons") if f"scores.{name}" in arrays
+                name: _real(arrays[f"scores.{name}"])
+                for name in ("edges", "nodes", "neurons")
+                if f"scores.{name}" in arrays
             },
             "metrics": {str(name): float(value) for name, value in head["metrics"].items()},
             "provenance": dict(head["provenance"]),

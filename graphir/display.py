@@ -177,3 +177,23 @@ def _runs(graph: Graph, nodes: list[int]) -> str:
 
 def _few(names: list[str], limit: int = 12) -> str:
     return " ".join(names[:limit]) + (f" … {len(names) - limit} more" if len(names) > limit else "")
+
+
+def all_hold(count: int) -> str:
+    """What is said of checks none of which failed.
+
+    >>> all_hold(1), all_hold(6)
+    ('the one condition holds', 'all 6 conditions hold')
+    """
+    return "the one condition holds" if count == 1 else f"all {count} conditions hold"
+
+
+def some_fail(failed: int, count: int) -> str:
+    """What is said of checks some of which failed.
+
+    >>> some_fail(1, 1), some_fail(1, 2), some_fail(2, 6)
+    ('the one condition does not hold', '1 of 2 conditions does not hold', '2 of 6 conditions do not hold')
+    """
+    if count == 1:
+        return "the one condition does not hold"
+    return f"{failed} of {count} conditions {'does' if failed == 1 else 'do'} not hold"

@@ -277,9 +277,10 @@ def graph_from_json(value: Mapping[str, Any], src: np.ndarray, dst: np.ndarray) 
     parameters = [(str(name), tuple(int(n) for n in shape)) for name, shape in value["parameters"]]
 
     def weights(parts: list[Any]) -> WeightSet:
-        return WeightSet(tuple(part(*parameters[at], index) for at, index in parts))
+        return WeightSet(tuple(part(int(at), index) for at, index in parts))
 
-    def part(name: str, shape: tuple[int, ...], index: list[Any]) -> WeightSlice:
+    def part(at: int, index: list[Any]) -> WeightSlice:
+        name, shape = parameters[at]
         spans = tuple(None if s is None else tuple((int(a), int(b)) for a, b in s) for s in index)
         found = WeightSlice(name, spans, shape)
         if problem := bad_slice(found, shape):

@@ -37,11 +37,12 @@ def run(
 
     `density` bounds the share of edges kept, `edges` their number, `nodes`, `weights` and `neurons` the share of those;
     without a bound a ranking method keeps every edge, with its scores. `options` are the pass's fields. Raises
-    `UnknownNameError` for an unknown pass, `TypeError` for an unknown option. Under `optimal` ablation the circuit
-    comes with the constants that are learned for its own masks, unless the pass has learned them.
+    `UnknownNameError` for an unknown pass, `TypeError` for an unknown option, `GraphirError` for a bound on what the
+    pass does not mask. Under `optimal` ablation the circuit comes with the constants that are learned for its own
+    masks, unless the pass has learned them.
     """
     from graphir.errors import GraphirError
-    from passes.base import Constraint, Pass, RunContext
+    from passes.base import Constraint, Pass, RunContext, check_bounds
     from passes.observe import NoCheckpoint, SilentObserver
     from passes.registry import find_pass
 
@@ -60,6 +61,7 @@ def run(
     context = RunContext(
         program, task, tuple(bounds), metric, seed, observer or SilentObserver(), checkpoint or NoCheckpoint()
     )
+    check_bounds(chosen, [bound.part for bound in bounds])
     circuit = chosen.run(context)
     if task.ablation == "optimal" and not circuit.constants:
         from passes.optimal_constants import with_optimal_constants

@@ -122,14 +122,20 @@ class TemplateMeans:
         means = [self._mean(row) for row in batch.examples]
         length = max(map(len, batch.examples))
         left = self._task.padding == "left"
-        pads = [(length - len(row), 0) if left else (0, length - len(row)) for row in batch.examples]
-        leaves, hidden = means[0].writers, means[0].hidden
+
+        def joined(values: list[Tensor]) -> Tensor:
+            """Rows (U, 1, S, D) as one value; those of a decoder, which is as long for all, are not padded."""
+            rows = []
+            for value, row in zip(values, batch.examples, strict=True):
+                gap = length - len(row) if value.dim() == 4 and value.shape[2] == len(row) else 0
+                rows.append(_padded(value, (gap, 0) if left else (0, gap)))
+            return torch.cat(rows, 1)
+
+        first = means[0]
         return Reference(
-            writers={leaf: torch.cat([_padded(m.writers[leaf], p) for m, p in zip(means, pads, strict=True)], 1)
-                     for leaf in leaves},
-            hidden={leaf: torch.cat([_padded(m.hidden[leaf][None], p) for m, p in zip(means, pads, strict=True)], 1)[0]
-                    for leaf in hidden},
-        )  # fmt: skip
+            writers={leaf: joined([m.writers[leaf] for m in means]) for leaf in first.writers},
+            hidden={leaf: joined([m.hidden[leaf][None] for m in means])[0] for leaf in first.hidden},
+        )
 
     def _mean(self, example: TokenizedExample) -> Reference:
         """(U, 1, S, D) for each leaf, S the example's length."""

@@ -244,7 +244,9 @@ class DriftOptions:
     steps: tuple[float, ...] = option(
         (), "a number for each analysis, for example of training steps; 0, 1, 2 … when left out"
     )
-    count: int | None = option(None, "number of blocks of each step; chosen against permuted orders when left out", minimum=1)
+    count: int | None = option(
+        None, "number of blocks of each step; chosen against permuted orders when left out", minimum=1
+    )
     permutations: int = option(200, "permuted orders", minimum=19)
     seed: int = option(0, "seed of the permutations", minimum=0)
 

@@ -7,7 +7,7 @@ A pass changes nothing it is given and reads no globals: the program, the task, 
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -65,6 +65,23 @@ class Pass(abc.ABC):
     def describe(self) -> Mapping[str, Any]:
         """Name and options, for the provenance."""
         return {"method": self.name} | {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+
+
+def check_bounds(found: Pass, parts: Iterable[str]) -> None:
+    """`GraphirError` for a bound on parts that the pass does not mask, as far as it says which (`masks`)."""
+    known: tuple[str, ...] | None = getattr(found, "masks", None)
+    if known is None or known == ("neurons",):  # the latter bounds nothing, and says so itself
+        return
+    hint = "bound these instead"
+    if getattr(found, "learns", False) and (level := getattr(found, "level", None)):
+        known, hint = (f"{level}s",), "choose another `level`"
+    elif not getattr(found, "node_masks", True):
+        known, hint = tuple(part for part in known if part != "nodes"), "add node_masks: true"
+    for part in parts:
+        if part not in known:
+            raise GraphirError(
+                f"`{found.name}` cannot bound {part}: it has masks on {' and '.join(known)} only", [hint]
+            )
 
 
 def keep_top(scores: np.ndarray, count: int, *, absolute: bool = False) -> np.ndarray:

@@ -57,6 +57,7 @@ class Discogp(DiscogpOptions, Pass):
             lambda fresh: self._parts(context, wanted, fresh=fresh),
             lambda parts: self._controls(context, parts, phases),
             Objective.of(context.task, self.faithfulness, completeness=self.completeness > 0), settings, phases,
+            self.precision,
         )  # fmt: skip
 
     def _wanted(self, context: RunContext) -> tuple[str, ...]:

@@ -56,6 +56,7 @@ class EdgePruning(EdgePruningOptions, Pass):
             lambda parts: self._controls(target, start, context.bound("nodes"), parts),
             Objective.of(context.task), Settings("edge-pruning", self.batch_size, decay=self.decay),
             [Phase(self.steps, frozenset(("edges", "nodes") if self.node_masks else ("edges",)))],
+            self.precision,
         )  # fmt: skip
 
     def _starting_density(self, target: float) -> float:

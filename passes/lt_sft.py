@@ -7,7 +7,9 @@
 
 Phase one fine-tunes everything, θ_0 → θ_1, and the K scalars of largest |θ_1 − θ_0|, of all parameters together, are
 chosen. Phase two goes back to θ_0 and fine-tunes these alone, θ_0 → θ_2. What is not chosen stays at θ_0 (it is not set
-to zero, unlike in a lottery ticket), so sparse vectors of several tasks add up with little interference.
+to zero, unlike in a lottery ticket), so sparse vectors of several tasks add up with little interference. The sum is not
+what training on all tasks gives: each vector was trained with the scalars of the others at θ_0, and a scalar that
+several chose moves by the sum of what each moved it, to where none of them left it.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +103,7 @@ def pads_exactly(model: nn.Module, form: InputForm, sample: Sequence[int], pad: 
 
 def _last(model: nn.Module, inputs: dict[str, Tensor], position: int = -1) -> Tensor:
     with torch.no_grad():
-        output: Any = next(x for x in pytree.tree_leaves(model(**inputs)) if isinstance(x, Tensor))
+        output: Tensor = next(x for x in pytree.tree_leaves(model(**inputs)) if isinstance(x, Tensor))
     return output if output.dim() < 3 else output[:, position]
 
 

@@ -105,6 +105,10 @@ class EdgePruningOptions:
     control: Literal["lagrangian", "projection"] = option(
         "lagrangian", "push towards the target by multipliers, or shift all masks so that they are there at each step"
     )
+    precision: Literal["model", "bfloat16", "auto"] = option(
+        "model", "what masks are learned in: the model's own, a bfloat16 copy of it, or that where the device has "
+        "instructions for it (several times as fast); measures are always in the model's own"
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -307,11 +311,15 @@ class DiscogpOptions:
     embeddings: bool = option(False, "mask the weights of embeddings and of the output, too")
     norms: bool = option(False, "mask the weights of norms, too")
     seeds: tuple[int, ...] = option((0,), "one run for each seed; the best on validation data is kept", minimum=0)
+    precision: Literal["model", "bfloat16", "auto"] = option(
+        "model", "what masks are learned in: the model's own, a bfloat16 copy of it, or that where the device has "
+        "instructions for it (several times as fast); measures are always in the model's own"
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class SubnetworkProbingOptions:
-    """Subnetwork probing: hard-concrete masks on edges, nodes or neurons under a constant penalty on how many are open."""
+    """Subnetwork probing: hard-concrete masks on edges, nodes or neurons under a constant penalty on what is open."""
 
     name: ClassVar[str] = "subnetwork_probing"
     learns: ClassVar[bool] = True

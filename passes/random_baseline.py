@@ -7,7 +7,7 @@ of equal size in every layer, drawn from the whole graph or from its complement.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import ClassVar, overload
 
 import numpy as np
 
@@ -42,10 +42,11 @@ class RandomCircuit(RandomOptions, Pass):
         return baseline_circuit(self, context, scores, weights, per_layer=self.per_layer)
 
 
-Either = TypeVar("Either", Circuit, CircuitSum)
-
-
-def matched_random(circuit: Either, seed: int, *, complement: bool = False) -> Either:
+@overload
+def matched_random(circuit: Circuit, seed: int, *, complement: bool = False) -> Circuit: ...
+@overload
+def matched_random(circuit: CircuitSum, seed: int, *, complement: bool = False) -> CircuitSum: ...
+def matched_random(circuit: Circuit | CircuitSum, seed: int, *, complement: bool = False) -> Circuit | CircuitSum:
     """A random circuit with as many edges into each layer, and as many weights in each parameter, as `circuit`; for a
     sum, a sum in which as many of them count twice, and so on.
 

@@ -42,6 +42,11 @@ class Structured(StructuredOptions, Pass):
 
     def run(self, context: RunContext) -> Circuit:
         """The circuit without the dropped units, ablated to zero: `circuit.shrink()` makes the smaller module."""
+        if context.constraints:
+            raise GraphirError(
+                "structured pruning drops the share `ratio` of every layer and meets no other bound",
+                ["leave the bound out", "ratio: 50%"],
+            )
         found = structured_circuit(context.program, self.ratio, order=self.order)
         return found.with_(provenance=provenance_of(self, context))
 

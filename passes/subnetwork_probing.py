@@ -2,8 +2,8 @@
 
     L = L_faith(circuit) + λ · mean P(m > 0)
 
-with the settings of AutoCircuit (Miller et al. 2024): masks on edges or nodes, temperature 2/3, λ = 10. Masks may lie on
-the hidden features of MLPs as well; neurons that are dropped are cut out of the weights.
+with the settings of AutoCircuit (Miller et al. 2024): masks on edges or nodes, temperature 2/3, λ = 10. Masks
+may lie on the hidden features of MLPs as well; neurons that are dropped are cut out of the weights.
 """
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
     L = KL(model ‖ circuit) + λ · Σ σ(θ) + λ_node · tanh(2 N / M) · M / 2
 
-N being how many of the M nodes that read and write are to be expected to have open edges in and out, λ_node = min(λ / 2,
-2e-4). Sampled edges that lie on no open path from an input to an output are closed, as they will be in the circuit.
-With several masks in a batch an edge takes the mean gradient of those draws in which it was between zero and one.
-Masks on nodes have no dangling edges, and the first penalty counts them.
+N being how many of the M nodes that read and write are to be expected to have open edges in and out,
+λ_node = min(λ / 2, 2e-4). Sampled edges that lie on no open path from an input to an output are closed, as they will be
+in the circuit. With several masks in a batch an edge takes the mean gradient of those draws in which it was between
+zero and one; with one mask it has a gradient so seldom that the penalty closes edges that matter. Masks on nodes have
+no dangling edges, and the first penalty counts them.
 """
 
 from __future__ import annotations

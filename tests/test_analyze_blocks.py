@@ -31,7 +31,13 @@ from passes.analyze.dynamics import collect_sparsities, collect_steps, follow
 from passes.analyze.lesions import Lesions, layer_groups
 from passes.analyze.representations import Representations, collect_representations
 from passes.analyze.stability import agreement, seed_stability, subsample_stability
-from passes.analyze.validation import lesion_blocks, readout_accuracy, validate_by_lesion, validate_by_readout
+from passes.analyze.validation import (
+    along,
+    lesion_blocks,
+    readout_accuracy,
+    validate_by_lesion,
+    validate_by_readout,
+)
 from tests import modules
 from tests.planted import planted_stack
 
@@ -88,6 +94,19 @@ def test_a_smooth_drift_is_told_from_blocks_by_its_contrast() -> None:
     steps = np.arange(20.0)
     found = find_blocks(matrix_of(np.abs(steps[:, None] - steps)))
     assert found.score.contrast == pytest.approx(1) and found.score.contrast_p == 1
+
+
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=10)
+def test_an_uneven_drift_has_the_same_number_of_blocks_whatever_the_sample(seed: int) -> None:
+    at = np.cumsum(np.random.default_rng(seed).uniform(0.8, 1.2, 12))
+    assert find_blocks(matrix_of(np.abs(at[:, None] - at))).count == 2
+
+
+def test_a_block_like_an_earlier_one_is_found() -> None:
+    held = np.repeat([0, 1, 0], 5)  # two blocks gain nothing here, three do
+    found = find_blocks(matrix_of(np.where(held[:, None] == held, 0.05, 0.35) * (1 - np.eye(15))))
+    assert found.boundaries == (5, 10) and found.gaps[2] < 0.1 < 0.5 < found.gaps[3]
 
 
 def test_the_contrast_is_tested_against_every_placement() -> None:
@@ -178,6 +197,30 @@ def test_a_readout_sees_what_a_block_holds_and_not_what_it_does_not() -> None:
     assert checked.by_block[0] < 0.7 < 0.85 < checked.by_block[1]
     assert checked.contrast > 2 and checked.p == pytest.approx(1 / 9)
     np.testing.assert_array_equal(checked.values, readout_accuracy(found, labels))
+
+
+def test_several_questions_support_true_boundaries_and_no_others() -> None:
+    found, truth = planted_stack(160, (4, 4, 4))
+    held = [found.arrays[node].sum(1) for node in (0, 4, 8)]
+    questions = np.stack([(signal > np.median(signal)).astype(int) for signal in held], 1)
+    blocks = find_blocks(Cka().matrix(found))
+    assert blocks.labels.tolist() == truth.tolist()
+    checked = validate_by_readout(blocks, found, questions)
+    assert checked.contrast > 3 and checked.p == pytest.approx(1 / 55)  # the only two of 55 ways
+    alone = [readout_accuracy(found, answers) for answers in questions.T]
+    np.testing.assert_allclose(checked.values, np.mean(alone, 0))
+    shifted = np.repeat([0, 1, 2], (2, 4, 6))
+    wrong = Blocks(found.names, shifted, score_blocks(Cka().matrix(found).values, shifted), "contiguous")
+    assert validate_by_readout(wrong, found, questions).p > 0.2
+
+
+def test_lesions_support_the_boundaries_of_planted_importance() -> None:
+    rng = np.random.default_rng(0)
+    for spread, supported in ((0.1, True), (3.0, False)):  # spread of importance inside blocks, the step between is 2
+        effects = 2.0 * np.repeat([0, 1, 0], 4) + spread * rng.standard_normal(12)
+        labels = np.repeat([0, 1, 2], 4)
+        blocks = Blocks(tuple(f"l{i}" for i in range(12)), labels, score_blocks(1 - np.eye(12), labels), "contiguous")
+        assert (along(blocks, effects, "lesion kl").p <= 0.05) == supported
 
 
 def test_readouts_refuse_labels_they_cannot_learn() -> None:

@@ -342,6 +342,11 @@ def test_where_the_cache_is(here: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert {each["state"] for each in answer(capsys, "plan", path, "--no-cache")["cache"]} == {"off"}
     with pytest.raises(SystemExit):
         main(["run", path, "--cache", "kept", "--no-cache"])
+    # A limit removes nothing that the run itself has used; afterwards nobody uses it.
+    assert main(["run", "-q", path, "--cache", "kept", "--cache-limit", "0"]) == 0
+    assert {each["state"] for each in answer(capsys, "plan", path, "--cache", "kept")["cache"]} == {"cached"}
+    assert main(["cache", "--cache", "kept", "--limit", "0"]) == 0
+    assert "cached" not in {each["state"] for each in answer(capsys, "plan", path, "--cache", "kept")["cache"]}
 
 
 def test_a_run_from_the_cache_needs_no_torch(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

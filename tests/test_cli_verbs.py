@@ -143,12 +143,14 @@ def test_a_template_is_without_mistakes_and_in_canonical_layout(
     capsys.readouterr()
     assert main(["new", name]) == 0
     assert capsys.readouterr().out == path.read_text()
+    assert main(["new", name, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"template": name, "text": path.read_text()}
 
 
 def test_new_lists_its_templates(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new"]) == 0
     assert capsys.readouterr().out.split() == ["induction", "ioi", "jsonl"]
-    assert main(["new", "nope"]) == 1
+    assert main(["new", "nope"]) == 2
 
 
 def test_env(capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,7 +169,10 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
     assert "C204  unknown metric" in capsys.readouterr().out
     assert main(["explain", "C204", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["page"].startswith("# C204")
-    assert main(["explain", "nonsense"]) == 1
+    capsys.readouterr()
+    assert main(["explain", "edge_pruning"]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("more: docs/methods/edge_pruning.md")
+    assert main(["explain", "nonsense"]) == 2
     assert "no topic named `nonsense`" in capsys.readouterr().err
 
 
@@ -332,7 +337,7 @@ def test_argparse_exits_with_2(argv: list[str], capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(
-    "verb", ["", "run", "check", "fmt", "plan", "show", "query", "export", "diff", "new", "env", "explain"]
+    "verb", ["", "run", "check", "fmt", "plan", "show", "query", "export", "diff", "cache", "new", "env", "explain"]
 )
 def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

@@ -11,12 +11,15 @@ import torch
 
 import passes
 from dsl.builtin import build_builtin
+from graphir.algebra_sum import CircuitSum, add
 from graphir.circuit import Circuit
 from graphir.errors import GraphirError
 from graphir.run.program import MaskedProgram
 from passes.evidence import Budget, gather_evidence, measure_controls, with_random_weights
+from passes.evidence.scoring import Scorer
 from passes.evidence.stability import SeedRun, find_seeds, measure_stability
-from passes.measure import masks_of
+from passes.measure import Evaluator, masks_of
+from passes.random_baseline import matched_random
 from tests.inducing import BUDGET, KNOWN, evaluator, known, toy
 
 # --- random weights and random circuits ------------------------------------------------------------------------------
@@ -227,3 +230,51 @@ def test_what_cannot_be_measured_does_not_stop_the_rest() -> None:
 def test_a_budget_for_nothing_is_refused(field: str) -> None:
     with pytest.raises(GraphirError, match=f"`{field}` leaves nothing"):
         Budget(**{field: 0})
+
+
+# --- sums ------------------------------------------------------------------------------------------------------------
+
+
+def added() -> CircuitSum:
+    """The known edges with their writers' weights kept by both operands but for one matrix, of which one keeps half."""
+    program, _ = toy()
+    shapes = {name: tuple(program.traced.tensors[name].shape) for name in program.maskable}
+    whole = {name: np.ones(shape, bool) for name, shape in shapes.items()}
+    first = next(iter(shapes))
+    half = whole | {first: np.random.default_rng(0).random(shapes[first]) < 0.5}
+    return add(known().with_(weights=whole), known().with_(weights=half))
+
+
+def test_evidence_of_a_sum_is_that_of_its_added_weights() -> None:
+    """Every number that runs the sum is that of a model with its matrices multiplied, not of the union."""
+    program, task = toy()
+    summed = added()
+    judge = Evaluator(program, task, batch_size=BUDGET.batch_size)
+    wanted = judge.measure(summed.masks(program))
+    assert wanted["kl"] != pytest.approx(judge.measure_circuit(summed.circuit)["kl"], rel=1e-2)
+    found = gather_evidence(summed, program, task, budget=BUDGET)
+    assert found.missing.keys() <= {"stability", "faithfulness"}
+    assert found.metrics["kl"] == pytest.approx(wanted["kl"], rel=1e-5)
+    assert found.controls is not None
+    assert found.controls.random.value == pytest.approx(wanted["logit_diff"], rel=1e-5)
+    few = Evaluator(program, task, batch_size=4).measure(summed.masks(program))["logit_diff"]
+    scorer = Scorer(program, task, weights=summed.factors, examples=len(task.examples("test")))
+    assert scorer(summed.circuit.edges) == pytest.approx(few, rel=1e-5)
+    assert found.completeness is not None
+    assert found.minimality is not None
+    base = Scorer(program, task, weights=summed.factors, examples=BUDGET.examples, batch_size=BUDGET.batch_size)
+    assert found.minimality.base == pytest.approx(base(summed.circuit.edges), rel=1e-6)
+    assert found.completeness.base.circuit == pytest.approx(base(summed.circuit.edges), rel=1e-6)
+
+
+@pytest.mark.parametrize("complement", [False, True])
+def test_a_sum_is_matched_by_sums_that_count_as_many_weights_as_often(complement: bool) -> None:
+    graph = toy()[0].graph
+    counts = np.array([[0, 0, 0, 0, 0, 0], [1, 2, 0, 1, 0, 0]], np.uint8)
+    summed = CircuitSum(known().with_(weights={"w": counts > 0}), {"w": counts})
+    drawn = matched_random(summed, 3, complement=complement)
+    assert sorted(drawn.factors["w"].ravel()) == sorted(counts.ravel())
+    assert (drawn.factors["w"].ravel() != counts.ravel()).any()
+    assert drawn.circuit.graph is graph
+    if complement:
+        assert not (drawn.circuit.weights["w"] & (counts > 0)).any()

@@ -32,7 +32,6 @@ from dsl.running.saved import show_path
 from dsl.running.storing import read_numbers, write_numbers
 from graphir.circuit import Circuit
 from graphir.errors import GraphirError
-from graphir.query import run_query
 from graphir.serial import load_graph, save_graph
 from graphir.shrink import load_shrunk
 from graphir.shrink.module import ShrunkModule
@@ -154,9 +153,7 @@ KINDS = {
     "task vector": Kind(_vector, TaskVector.load, 5, "task_vector.json"),
     "mib": Kind(*_foreign("c.json", lambda path: export(scored(GRAPH, 1), path, "mib")), 9),
     "mib tensors": Kind(*_foreign("c.pt", lambda path: torch.save(mib_tensors(scored(GRAPH, 1)), path)), 5),
-    "edge-pruning": Kind(
-        *_foreign("c.json", lambda path: path.write_text(json.dumps(edge_list(scored(GRAPH, 1))))), 5
-    ),
+    "edge-pruning": Kind(*_foreign("c.json", lambda path: path.write_text(json.dumps(edge_list(scored(GRAPH, 1))))), 5),
     "acdc": Kind(*_foreign("c.json", lambda path: path.write_text(json.dumps(_acdc()))), 5),
     "acdc tensors": Kind(*_foreign("c.pth", _save_acdc), 3),
 }

@@ -176,7 +176,9 @@ def test_deep_asks_for_the_tokenizer_where_the_model_is(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
-    (tmp_path / "deep.circ").write_text('circ 1\nmodel a = hf "model"\nmodel b = gguf "m.gguf"\nmodel c = hf "no/where"\n')
+    (tmp_path / "deep.circ").write_text(
+        'circ 1\nmodel a = hf "model"\nmodel b = gguf "m.gguf"\nmodel c = hf "no/where"\n'
+    )
     spec = read_spec(tmp_path / "deep.circ", (), Options()).spec
     assert spec is not None
     folder, file, nowhere = spec.models

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dsl.checking.context import Options
-from dsl.explain import codes, explain, title, topics
+from dsl.explain import codes, documentation, explain, title, topics
 from dsl.reading import check_source
 from graphir.diagnostics import Source
 from graphir.errors import UnknownNameError
@@ -62,6 +62,18 @@ def test_a_mended_example_is_fine(code: str, text: str) -> None:
 @pytest.mark.parametrize("topic", topics())
 def test_every_topic_has_a_page(topic: str) -> None:
     assert explain(topic).startswith("# ")
+
+
+@pytest.mark.parametrize("topic", [*codes()[:1], *topics()])
+def test_every_topic_has_more_in_the_documentation(topic: str) -> None:
+    assert (ROOT / documentation(topic)).is_file()
+
+
+def test_the_documentation_of_a_method_is_its_own_page() -> None:
+    assert documentation("eap-ig") == "docs/methods/eap_ig.md"
+    assert documentation("cka") == "docs/methods/analyses.md"
+    assert documentation("ablations") == "docs/methods/ablations.md"
+    assert documentation("task") == documentation("data ioi") == "docs/language.md"
 
 
 def test_topics_are_found_in_other_spellings() -> None:

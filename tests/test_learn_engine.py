@@ -129,6 +129,9 @@ RUNS: dict[str, dict[str, Any]] = {
     "one_after_the_other": {"method": "discogp", "edges": 10, "weights": 0.2, "order": "weights_edges"},
     "csordas": {"method": "csordas", "masks_per_batch": 2, "batch_size": 8},
     "matryoshka": {"method": "matryoshka", "edges": 10},
+    "ugs": {"method": "ugs", "masks_per_batch": 2, "batch_size": 8},
+    "subnetwork_probing": {"method": "subnetwork_probing", "edges": 10},
+    "continuous_sparsification": {"method": "continuous_sparsification", "weights": 0.3},
 }
 
 

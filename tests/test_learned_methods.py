@@ -7,6 +7,7 @@ import pytest
 
 import passes
 from graphir.circuit import Circuit
+from graphir.errors import GraphirError
 from passes.measure import Evaluator, curve
 from tests.learning import KNOWN, names, toy
 
@@ -17,7 +18,7 @@ def accuracy(circuit: Circuit, *, complement: bool = False) -> float:
 
 
 @pytest.mark.parametrize(("method", "options"), [
-    ("subnetwork_probing", {"steps": 120}), ("ugs", {"steps": 120}),
+    ("subnetwork_probing", {"steps": 120}), ("ugs", {"steps": 100, "masks_per_batch": 4}),
 ])  # fmt: skip
 def test_the_known_edges_rank_first(method: str, options: dict[str, int]) -> None:
     program, task = toy()
@@ -72,3 +73,36 @@ def test_differentiable_weight_masks_keep_the_task_and_drop_weights() -> None:
     assert circuit.densities()["weights"] < 0.7
     assert accuracy(circuit) > 0.9
     assert accuracy(circuit, complement=True) < 0.8
+
+
+def test_the_output_is_masked_where_it_is_asked_for() -> None:
+    program, task = toy()
+    named = {
+        outputs: set(passes.run("csordas", program, task, steps=1, outputs=outputs).weights)
+        for outputs in (False, True)
+    }
+    assert named[False] == set(program.maskable)
+    assert named[True] - named[False] == set(program.parameters_of(outputs=True)) - set(program.maskable) != set()
+    assert set(program.parameters_of(embeddings=True)) >= named[True]
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(("method", "options", "bounds", "message"), [
+    ("eap", {}, {"weights": 0.1}, "`eap` cannot bound weights: it has masks on edges only"),
+    ("csordas", {}, {"edges": 5}, "`csordas` cannot bound edges: it has masks on weights only"),
+    ("ugs", {"level": "edge"}, {"nodes": 0.5}, "`ugs` cannot bound nodes: it has masks on edges only"),
+    ("continuous_sparsification", {"level": "node"}, {"weights": 0.5}, "masks on nodes only"),
+    ("edge_pruning", {}, {"nodes": 0.5}, "`edge_pruning` cannot bound nodes"),
+    ("structured", {}, {"nodes": 0.5}, "meets no other bound"),
+    ("subnetwork_probing", {"level": "neuron"}, {"neurons": 0.5}, "no neurons that can be masked"),
+    ("csordas", {}, {"weights": 1e-7}, "leaves nothing to keep"),
+    ("matryoshka", {"level": "node"}, {"nodes": 0.1}, "are always kept"),
+])  # fmt: skip
+def test_a_bound_that_a_method_cannot_meet_is_said_before_it_learns(
+    method: str, options: dict[str, str], bounds: dict[str, float], message: str
+) -> None:
+    program, task = toy()
+    with pytest.raises(GraphirError, match=message):
+        passes.run(method, program, task, **options, **bounds)  # type: ignore[arg-type]

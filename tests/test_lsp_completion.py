@@ -147,7 +147,9 @@ def test_subtasks_and_sweeps(tail: str, expected: set[str]) -> None:
 
 def test_an_axis_is_offered_once_and_only_where_it_changes_something() -> None:
     assert offered("sweep s = c over ").isdisjoint({"steps", "seed", "density", "g"})
-    assert offered("sweep s = discover g for pairs with how top n over how in eap over ").isdisjoint({"how", "g", "eap"})
+    assert offered("sweep s = discover g for pairs with how top n over how in eap over ").isdisjoint(
+        {"how", "g", "eap"}
+    )
     assert "n" not in offered("sweep s = c over top in 1 over ")
 
 

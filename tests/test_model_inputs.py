@@ -26,9 +26,9 @@ from tests.running import run_text
 
 torch.set_num_threads(1)
 
-WORDS = [f"w{i}" for i in range(zoo.VOCABULARY)]
+WORDS = ["<0>", "<1>", "<end>", "<unknown>", "<4>", "<5>", "<6>", "<pad>", *(f"w{i}" for i in range(8, zoo.VOCABULARY))]
 PAD = 7
-"""A word, so that padding that is looked at shows."""
+"""Embedded like any other, so that padding that is looked at shows."""
 
 
 class Words:
@@ -117,6 +117,13 @@ def test_scores_of_a_padded_batch_are_those_of_its_rows(side: str) -> None:
     torch.testing.assert_close(scores(batch), alone, atol=2e-3, rtol=2e-3)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_positions_as_an_input_leave_the_graph_as_it_is(name: str) -> None:
+    graph, task = prepared(name, "left")
+    assert task.position_ids
+    assert [str(edge) for edge in graph.edges] == [str(edge) for edge in zoo.traced(name)[1].edges]
+
+
 class Absolute(nn.Module):
     """Looks up positions by column and cannot be told otherwise."""
 
@@ -175,10 +182,11 @@ def test_a_file_about_an_encoder_and_decoder_runs(tmp_path: Path) -> None:
 
     folder = tmp_path / "translator"
     zoo.build("t5").model.save_pretrained(folder)  # type: ignore[operator]
-    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="w3"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="w7", eos_token="w2", unk_token="w3", padding_side="left"
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unknown>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast: Any = PreTrainedTokenizerFast
+    fast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="<end>", unk_token="<unknown>", padding_side="left"
     ).save_pretrained(folder)
     lines = [
         f'{{"clean": "{e.clean}", "counterfactual": "{e.counterfactual}", "answer": "w20", "distractor": "w21"}}\n'

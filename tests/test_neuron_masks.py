@@ -73,6 +73,7 @@ def test_methods_find_the_neurons_that_matter(method: str) -> None:
     share = len(needed()) / 32
     circuit = passes.run(method, it.program, it.task, neurons=share, batch_size=16, **LEARNERS[method])
     assert kept_neurons(circuit) == needed()
+    assert circuit.densities()["neurons"] == share
     scores = circuit.scores["neurons"]
     assert scores[sorted(needed())].min() > max(scores[i] for i in range(32) if i not in needed())
     evaluator = Evaluator(it.program, it.task, batch_size=48)
@@ -82,7 +83,9 @@ def test_methods_find_the_neurons_that_matter(method: str) -> None:
 
 def test_a_penalty_alone_drops_the_idle_neurons() -> None:
     it = setting("two_branch")
-    circuit = passes.run("subnetwork_probing", it.program, it.task, level="neuron", steps=100, batch_size=16, penalty=1.0)
+    circuit = passes.run(
+        "subnetwork_probing", it.program, it.task, level="neuron", steps=100, batch_size=16, penalty=1.0
+    )
     assert kept_neurons(circuit) == needed()
 
 
@@ -108,7 +111,9 @@ def test_methods_find_the_planted_modules(method: str) -> None:
     it = setting("planted_modules", "zero")
     nodes = it.program.graph.nodes
     inner = [i for i, node in enumerate(nodes) if node.ports and node.kind is not NodeKind.OUTPUT]
-    wanted = {f"{layer}.n{i}" for m in MODULES for layer, place in (("first", 1), ("second", 2)) for i in PLACES[m][place]}
+    wanted = {
+        f"{layer}.n{i}" for m in MODULES for layer, place in (("first", 1), ("second", 2)) for i in PLACES[m][place]
+    }
     share = (len(nodes) - len(inner) + len(wanted)) / len(nodes)
     circuit = passes.run(method, it.program, it.task, nodes=share, batch_size=16, **PLANTED[method])
     assert {nodes[i].name for i in inner if circuit.nodes[i]} == wanted

@@ -160,7 +160,7 @@ def test_what_was_not_recognized_and_what_is_lost(page: Page) -> None:
 
 
 def test_failed_checks_and_missing_tests_are_said(report: Report, page: Page) -> None:
-    assert "1 of 2 conditions do not hold." in page.text
+    assert "1 of 2 conditions does not hold." in page.text
     assert "the true edges are not known" in page.text
     assert "diverged" in page.text
     assert "FAIL" in report.to_markdown()

@@ -34,6 +34,7 @@ corpus bits = builtin "planted_modules" { n: 24  length: 10 }
 ALL = f"""{NET}
 analyze m = neurons of g on bits with euclidean {{ subsamples: 3 }}
 analyze again = neurons of g where layer >= 0 on bits with euclidean {{ subsamples: 3 }}
+analyze draws = layers of g on bits with gromov_wasserstein {{ solver: sampled  sample: 8  draws: 2 }}
 blocks b = m {{ replicates: 2  permutations: 19  validate: lesion }}
 cluster c = neurons of g with ncut {{ k: 4  shuffles: 5 }}
 cluster tree = neurons of g on bits with hierarchy {{ k: 3 }}
@@ -101,8 +102,8 @@ def test_a_condition_that_fails_fails_the_run(run: RunResult, manifest: dict[str
     assert not run.passed
     assert manifest["status"] == "checks failed"
     told = [each for each in manifest["checks"] if not each["passed"]]
-    assert told[0]["subject"] == "groups" and told[0]["kind"] == "cluster" and told[0]["line"] == 23
-    assert "FAIL" in str(run) and "1 of 17 conditions failed" in str(run)
+    assert told[0]["subject"] == "groups" and told[0]["kind"] == "cluster" and told[0]["line"] == 24
+    assert "FAIL" in str(run) and "1 of 16 conditions failed" in str(run)
 
 
 def test_exit_codes_say_whether_conditions_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,6 +147,18 @@ def test_what_was_not_measured_is_an_error_at_the_condition(tmp_path: Path) -> N
     assert caught.value.span.text == "width <= 1"
 
 
+def test_constant_and_duplicate_units_are_compared_where_that_is_defined(run: RunResult) -> None:
+    matrix = run.results["analyses"]["m"]
+    assert matrix.between("second.n2", "second.n4") == 0  # neither is ever active on these samples
+    assert np.isfinite(matrix.values).all()
+
+
+def test_too_many_samples_are_compared_by_draws_with_their_error(run: RunResult) -> None:
+    drawn = run.results["analyses"]["draws"]
+    assert drawn.settings["solver"] == "sampled"
+    assert drawn.lower is not None and (drawn.lower <= drawn.values).all() and (drawn.values <= drawn.upper).all()
+
+
 # Communities and trees
 
 
@@ -161,7 +174,8 @@ def test_communities_are_those_of_the_whole_graph(run: RunResult, manifest: dict
 
 def test_communities_of_a_circuit_are_of_what_it_keeps(tmp_path: Path) -> None:
     found = run_text(HEAD + RANKED + "cluster k = nodes of found with communities\ncheck k { units >= 2 }\n", tmp_path)
-    kept = {node.name for node, keep in zip(found.circuits["found"].graph.nodes, found.circuits["found"].nodes) if keep}
+    circuit = found.circuits["found"]
+    kept = {node.name for node, keep in zip(circuit.graph.nodes, circuit.nodes, strict=True) if keep}
     assert set(found.results["clusters"]["k"].names) == kept
     assert found.passed
 
@@ -182,8 +196,8 @@ def test_sparsities_of_a_circuit_of_weights_are_steps(tmp_path: Path) -> None:
     """What a circuit of weights leaves out is zero in what is collected."""
     sheaf = "sheaf {0} = discover g for pairs with magnitude subject to density(weights) <= {1}\n"
     text = HEAD + "".join(sheaf.format(*each) for each in (("half", "50%"), ("most", "10%")))
-    text += "analyze whole = layers of g on pairs with procrustes\n"
-    text += "analyze a = layers of half on pairs with procrustes\nanalyze b = layers of most on pairs with procrustes\n"
+    for name, subject in (("whole", "g"), ("a", "half"), ("b", "most")):
+        text += f"analyze {name} = heads of {subject} on pairs with euclidean\n"
     text += "drift d = whole, a, b { steps: 0, 50, 90  permutations: 19 }\n"
     found = run_text(text, tmp_path).results["drifts"]["d"]
     assert (found.from_first[1:] > 0).all()
@@ -227,7 +241,8 @@ def test_arrays_of_groups_are_stored_without_pickles(run: RunResult) -> None:
 def shrunk(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     folder = tmp_path_factory.mktemp("shrinks")
     text = HEAD.replace("at last\n", "at last\n  ablate zero\n") + RANKED
-    text += 'shrink small = found to "small/" { strict: false }\nshrink found to "half/" { strict: false  dtype: bfloat16 }\n'
+    text += 'shrink small = found to "small/" { strict: false }\n'
+    text += 'shrink found to "half/" { strict: false  dtype: bfloat16 }\n'
     text += "check small { parameters <= 1M  share <= 100%  max_difference <= 1e-5  flops(before) >= 1  left <= 1k }\n"
     text += "check small { share(flops) >= 2 }\n"
     with pytest.MonkeyPatch.context() as patch:

@@ -15,8 +15,8 @@ from dsl.running.failures import StageError, is_out_of_memory, located
 from dsl.running.folder import RunFolder, default_folder, uninterrupted
 from dsl.running.forecast import Forecast, about, expected_seconds
 from dsl.running.progress import EventLog, Reporter, plain
-from graphir.diagnostics import Source
 from dsl.running.stage import sections
+from graphir.diagnostics import Source
 from graphir.errors import GraphirError, UnavailableError
 from tests.running import HEAD, spec_of
 
@@ -136,11 +136,20 @@ def test_nothing_is_foretold_where_nothing_is_known() -> None:
 
 
 def test_times_that_are_not_known_exactly() -> None:
-    assert [about(seconds) for seconds in (0.4, 99, 130, 3600, 7800)] == ["0 s", "99 s", "2 min", "60 min", "2 h 10 min"]
+    assert [about(seconds) for seconds in (0.4, 99, 130, 3600, 7800)] == [
+        "0 s",
+        "99 s",
+        "2 min",
+        "60 min",
+        "2 h 10 min",
+    ]
 
 
 def test_a_plan_expects_seconds_of_every_stage_that_computes_with_a_model(tmp_path: Path) -> None:
-    spec = spec_of(HEAD + "circuit c = discover g for pairs with edge_pruning { steps: 9  seeds: 0, 1 } top 5\n", tmp_path)
+    spec = spec_of(
+        HEAD + "circuit c = discover g for pairs with edge_pruning { steps: 9  seeds: 0, 1 } subject to edges <= 5\n",
+        tmp_path,
+    )
     place = workplace_for(spec, Reporter(quiet=True), None, caching=False, threads=None)
     ahead = [stage for section in sections() for stage in section.stages(spec, place)]
     expected = expected_seconds(spec, ahead)
@@ -156,7 +165,8 @@ def test_the_log_says_what_is_left(tmp_path: Path) -> None:
     reporter.step("learn", 1, {"loss": 0.5})
     reporter.close()
     first, _, last = (json.loads(line) for line in (tmp_path / "events").read_text().splitlines())
-    assert (first["event"], first["stages"], first["left"]) == ("expect", 1, 100.0)
+    assert (first["event"], first["stages"]) == ("expect", 1)
+    assert 0 < first["left"] <= 100
     assert (last["event"], last["done"], last["values"]) == ("step", 1, {"loss": 0.5})
     assert last["left"] >= 0
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import passes
 from dsl.running.failures import StageError
 from dsl.running.folder import read_run
 from graphir.circuit import Circuit
+from graphir.run.program import MaskedProgram
 from tests.running import HEAD, run_text, trace_once
 
 WEIGHTS = "sheaf half = discover g for pairs with magnitude subject to density(weights) <= 50%\n"
@@ -81,6 +84,45 @@ def test_a_sum_counts_a_weight_as_often_as_it_is_kept(tmp_path: Path) -> None:
     assert run.judged["either"].metrics == run.judged["more"].metrics
     assert run.judged["added"].metrics["kl"] != run.judged["either"].metrics["kl"]
     assert run.results["compositions"]["added"].doubled == sum(int(m.sum()) for m in half.weights.values())
+
+
+def test_the_evidence_of_a_sum_is_of_its_added_weights(tmp_path: Path) -> None:
+    text = HEAD + WEIGHTS + WEIGHTS.replace("half", "more").replace("50%", "80%")
+    text += "sheaf added = half + more + half\nsheaf either = half | more | half\n"
+    options = "{ seeds: 1  curve: false  minimality: false  completeness: false  samples: 2 }"
+    run = run_text(text + f"evidence added {options}\nevidence either {options}\n", tmp_path)
+    found = run.manifest["evidence"]
+    for name in ("added", "either"):
+        assert found[name]["metrics"]["kl"] == pytest.approx(run.judged[name].metrics["kl"], rel=1e-5)
+        assert "sum" not in found[name]["missing"]
+    assert found["added"]["controls"]["random"]["value"] != found["either"]["controls"]["random"]["value"]
+
+
+def test_the_method_meets_its_bounds_on_numbers_on_random_weights_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bound on how many weights may be kept, which is no share, reaches the control; and so does the objective."""
+    real, seen = passes.run, []
+
+    def watched(method: str, program: MaskedProgram, *args: Any, **options: Any) -> Circuit:
+        found = real(method, program, *args, **options)
+        seen.append((program.graph.model_hash, sum(int(mask.sum()) for mask in found.weights.values()), options))
+        return found
+
+    monkeypatch.setattr(passes, "run", watched)
+    text = (
+        HEAD
+        + """\
+sheaf s = discover g for pairs with discogp { parts: weights  steps: 3  completeness: 0 }
+  minimize cross_entropy  subject to weights <= 1000
+evidence s { seeds: 1  curve: false  minimality: false  completeness: false  controls: random_model }
+"""
+    )
+    run_text(text, tmp_path)
+    (_, kept, options), (marked, again, others) = seen
+    assert 990 < kept == again <= 1000
+    assert options["faithfulness"] == others["faithfulness"] == "cross_entropy"
+    assert marked.startswith("random-")
 
 
 def test_nodes_can_be_bounded(tmp_path: Path) -> None:

@@ -92,13 +92,23 @@ def test_gradients_are_means_over_the_draws_that_have_one() -> None:
     assert len(seen) == 1
 
 
-def test_a_price_on_nodes_leaves_fewer_of_them() -> None:
-    program, task = toy()
-    kept = [
-        int(passes.run("ugs", program, task, steps=60, penalty=1e-3, node_penalty=price).nodes.sum())
-        for price in (0.0, 0.3)
-    ]
-    assert kept[1] < kept[0]
+def ends(graph: Graph, node: int) -> tuple[list[int], list[int]]:
+    """The edges into a node's ports, and those out of it."""
+    into = [e for e, port in enumerate(graph.edge_dst.tolist()) if node in graph.ports[port].nodes]
+    return into, [e for e, source in enumerate(graph.edge_src.tolist()) if source == node]
+
+
+def test_the_price_presses_on_the_last_uses_of_a_node() -> None:
+    """Of a node with one edge in, that edge costs more than any of the many into another."""
+    graph = transformer(2, 2)
+    inner = [i for i, n in enumerate(graph.nodes) if n.ports and n.kind is NodeKind.HEAD and n.layer == 1]
+    one, many = (ends(graph, node) for node in inner[:2])
+    logits = torch.full((len(graph.edges),), -12.0, dtype=torch.float64)
+    logits[one[0][:1] + one[1][:1] + many[0] + many[1]] = 1.0
+    leaf = logits.requires_grad_()
+    NodeComplexity(graph, torch.device("cpu"))(leaf).backward()
+    assert leaf.grad is not None
+    assert float(leaf.grad[one[0][0]]) > 10 * float(leaf.grad[many[0]].max()) > 0
 
 
 def test_several_masks_in_a_batch_find_the_known_edges() -> None:

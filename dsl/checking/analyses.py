@@ -10,7 +10,7 @@ from dsl import tree
 from dsl.catalog import builtin_data
 from dsl.checking.conditions import Asked
 from dsl.checking.conditions import check_condition as check_where
-from dsl.checking.context import Context
+from dsl.checking.context import Context, every
 from dsl.checking.methods import check_options, check_use
 from dsl.checking.paths import check_once, check_written, relative_path
 from dsl.checking.references import find_circuit
@@ -167,10 +167,11 @@ def check_drift(context: Context, section: tree.Drift) -> DriftSpec | None:
         help = "for example `drift d = early, late`"
         context.error("C403", "a drift goes from one analysis to another", section.steps[0].span, "only one", help=help)
         return None
-    good = all([_same_analysis(context, steps[0], *pair) for pair in zip(steps[1:], section.steps[1:], strict=True)])
-    return DriftSpec(section.span, section.name.text, tuple(steps), *options) if good and _numbered(
-        context, section, options[0].steps
-    ) else None
+    others = zip(steps[1:], section.steps[1:], strict=True)
+    good = every(_same_analysis(context, steps[0], *pair) for pair in others)
+    if not _numbered(context, section, options[0].steps) or not good:
+        return None
+    return DriftSpec(section.span, section.name.text, tuple(steps), *options)
 
 
 def _same_analysis(context: Context, first: AnalysisSpec, other: AnalysisSpec, name: tree.Name) -> bool:
@@ -182,8 +183,8 @@ def _same_analysis(context: Context, first: AnalysisSpec, other: AnalysisSpec, n
     ):
         if ours != theirs:
             message = f"`{name.text}` and `{first.name}` differ in their {what}"
-            context.error("C405", message, name.span, "steps differ in their graph or circuit alone",
-                          others=[(first.span, "the first step")])  # fmt: skip
+            others = [(first.span, "the first step")]
+            context.error("C405", message, name.span, "steps differ in their graph or circuit alone", others=others)
             return False
     return True
 
@@ -193,7 +194,8 @@ def _numbered(context: Context, section: tree.Drift, numbers: tuple[float, ...])
     if not numbers:
         return True
     assert section.block is not None
-    span = next(each.span for each in section.block.entries if isinstance(each, tree.Entry))
+    entries = [each for each in section.block.entries if isinstance(each, tree.Entry)]
+    span = next(each.span for each in entries if each.name.text == "steps")
     if len(numbers) != len(section.steps):
         message = f"{len(numbers)} numbers for {len(section.steps)} steps"
         context.error("C405", message, span, "one for each analysis, in their order")
@@ -221,5 +223,5 @@ def check_shrink(context: Context, section: tree.Shrink, written: dict[str, tree
         return None
     if not check_once(context, target, target.value, written) or circuit is None or options is None:
         return None
-    name = section.name.text if section.name is not None else circuit.name
+    name = section.name.text or circuit.name
     return ShrinkSpec(section.span, circuit, target.value, options[0], name)

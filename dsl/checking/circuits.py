@@ -20,10 +20,10 @@ from passes.options import METHODS
 SIZE = "for example `subject to density(edges) <= 3.4%`"
 SIZE_OPTIONS = ("target", "tau", "threshold")
 """Options of methods that say how much is kept."""
-WITHOUT_GRADIENT = ("ifr", "magnitude", "random")
+WITHOUT_GRADIENT = ("ifr", "magnitude", "random", "structured")
 """Rankings that do not differentiate the task's metric."""
-WITHOUT_SIZE = ("neuron_attribution",)
-"""Methods that score and keep everything."""
+WITHOUT_SIZE = ("neuron_attribution", "structured")
+"""Methods that score and keep everything, and those whose options always say how much goes."""
 
 
 def check_circuit(context: Context, section: tree.Circuit) -> CircuitSpec | None:
@@ -209,6 +209,13 @@ def _can_bound(context: Context, bound: Bound, use: tree.MethodUse, method: Meth
         context.error(
             "C405", f"`{method.name}` cannot bound {part}", bound.expression.span, label, others=[(use.name.span, "")]
         )
+        return False
+    level = getattr(method.options, "level", None) if METHODS[method.name].learns else None
+    if level is not None and part != f"{level}s":
+        context.error(
+            "C405", f"`{method.name}` cannot bound {part}", bound.expression.span,
+            others=[(use.span, f"its masks are on {level}s")], help=f"add `level: {part.removesuffix('s')}`",
+        )  # fmt: skip
         return False
     if part == "nodes" and not getattr(method.options, "node_masks", True):
         others = [(use.span, "its node masks are off")]

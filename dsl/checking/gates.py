@@ -58,8 +58,8 @@ def _a(kind: str) -> str:
 def _is_measured(context: Context, condition: Condition, kind: str, subject: Any) -> bool:
     """Whether the section asks for what a condition names."""
     good = True
-    inside = {id(argument) for node in tree.walk(condition.expression) if isinstance(node, tree.Call)
-              for argument in (node.function, *node.arguments)}  # fmt: skip
+    calls = [node for node in tree.walk(condition.expression) if isinstance(node, tree.Call)]
+    inside = {id(part) for call in calls for part in (call.function, *call.arguments)}
     for node in tree.walk(condition.expression):
         if isinstance(node, tree.Name | tree.Call) and id(node) not in inside:
             name, arguments = quantity_of(node, SECTION_QUANTITIES[kind])
@@ -74,12 +74,11 @@ def _has(
     if isinstance(subject, ShrinkSpec):
         return True
     word = f"{name}({', '.join(arguments)})" if arguments and isinstance(node, tree.Call) else name
-    others = [(_declared(context, subject), f"`{subject.name}` is declared here")]
+    others = [(context.declared[subject.name].name.span, f"`{subject.name}` is declared here")]
     if isinstance(subject, ClusterSpec) and about.methods and subject.method.name not in about.methods:
-        label = f"`{subject.method.name}` does not give it"
-        names = [each for each, q in SECTION_QUANTITIES[kind].items() if subject.method.name in (q.methods or [
-            subject.method.name])]  # fmt: skip
-        notes = [f"with `{subject.method.name}`: {', '.join(names)}"]
+        method = subject.method.name
+        names = [each for each, q in SECTION_QUANTITIES[kind].items() if not q.methods or method in q.methods]
+        label, notes = f"`{method}` does not give it", [f"with `{method}`: {', '.join(names)}"]
         context.error("C405", f"`{subject.name}` has no `{word}`", node.span, label, others=others, notes=notes)
         return False
     if isinstance(subject, LesionSpec) and (why := _no_answers(subject, name, arguments)):
@@ -88,8 +87,8 @@ def _has(
     options = subject.method.options if isinstance(subject, ClusterSpec) else getattr(subject, "options", None)
     for need in about.needs:
         if (not need.argument or need.argument in arguments) and not _asks(options, need):
-            help = f"add `{need.advice}` to `{subject.name}`"
-            context.error("C405", f"`{word}` is not measured", node.span, f"needs `{need.option}`", others=others, help=help)
+            label, help = f"needs `{need.option}`", f"add `{need.advice}` to `{subject.name}`"
+            context.error("C405", f"`{word}` is not measured", node.span, label, others=others, help=help)
             return False
     return True
 
@@ -106,7 +105,3 @@ def _no_answers(subject: LesionSpec, name: str, arguments: tuple[str, ...]) -> s
     if isinstance(subject.data, CorpusSpec) and (by_class or name == "accuracy"):
         return "a corpus has no answers"
     return "blocks are lesioned by `kl` alone" if by_class and isinstance(subject.groups, BlocksSpec) else ""
-
-
-def _declared(context: Context, subject: Any) -> Any:
-    return context.declared[subject.name].name.span  # type: ignore[union-attr]

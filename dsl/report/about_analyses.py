@@ -5,7 +5,7 @@ All of it is read off the manifest, which anybody may have written: what does no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from dsl.report.content import (
@@ -44,7 +44,7 @@ FARTHEST = 5
 def analyses(manifest: Manifest) -> Section | None:
     """A section for each result of the analyzer, in the order in which they are made of each other."""
     matrices = named(manifest.get("analyses"))
-    makers = (
+    makers: tuple[tuple[str, str, str, Callable[[str, Data], Iterator[Block]]], ...] = (
         ("analyses", "analysis", "Analysis", _matrix),
         ("blocks", "blocks", "Blocks", lambda name, data: _blocks(name, data, matrices)),
         ("clusters", "cluster", "Cluster", _cluster),
@@ -148,8 +148,8 @@ def _cluster(name: str, found: Data) -> Iterator[Block]:
     yield table(("group", "units", ""), [(key, len(units), Name(_short(units))) for key, units in groups.items()])
     motifs = named(about.get("motifs"))
     if motifs:
-        rows = [(motif, number(each.get("count")), number(each.get("z"))) for motif, each in motifs.items()]
-        yield table(("motif", "count", "z among graphs of equal degrees"), rows)
+        counted = [(motif, number(each.get("count")), number(each.get("z"))) for motif, each in motifs.items()]
+        yield table(("motif", "count", "z among graphs of equal degrees"), counted)
     central = named(about.get("centrality"))
     if central:
         columns = ("pagerank", "betweenness", "in_strength", "out_strength")
@@ -196,7 +196,7 @@ def _drift(name: str, found: Data) -> Iterator[Block]:
     steps, names = numbers(found.get("steps")), [text(each) for each in items(found.get("names"))]
     first = [numbers(row) for row in items(found.get("from_first"))]
     before, agreed = [numbers(row) for row in items(found.get("from_before"))], items(found.get("agreement"))
-    if len(first) != len(steps) or not names or any(len(row) != len(names) for row in (*first, *before)):
+    if not steps or len(first) != len(steps) or not names or any(len(row) != len(names) for row in (*first, *before)):
         return
     labels, means = [text(each) for each in items(found.get("labels"))], items(found.get("mean"))
     blocks = [items(row) for row in items(found.get("blocks"))]
@@ -210,8 +210,9 @@ def _drift(name: str, found: Data) -> Iterator[Block]:
         )  # fmt: skip
     metric = text(found.get("metric")) or "distance"
     farthest = sorted(range(len(names)), key=lambda i: -first[-1][i])[:FARTHEST]
-    series = [Series("mean of all", tuple((step, sum(row) / len(names)) for step, row in zip(steps, first, strict=True)))]
-    series += [Series(names[i], tuple((step, row[i]) for step, row in zip(steps, first, strict=True))) for i in farthest]
+    along = list(zip(steps, first, strict=True))
+    series = [Series("mean of all", tuple((step, sum(row) / len(names)) for step, row in along))]
+    series += [Series(names[i], tuple((step, row[i]) for step, row in along)) for i in farthest]
     yield Plot(f"{name}: {metric} from the first step", "step", metric, tuple(series), (), "number")
     headers = ("", "step", "from the first", "from the step before", "blocks", "same as before", "between units")
     yield table(headers, rows, "Means over units; adjusted Rand index of consecutive blocks")
@@ -266,8 +267,8 @@ def _diagram(title: str, groups: Mapping[str, list[str]], found: Data) -> Iterat
     counts: dict[tuple[str, str], int] = {}
     for row in items(found.get("edges")):
         tail, head, count = row if isinstance(row, list | tuple) and len(row) == 3 else (None, None, None)
-        if isinstance(tail, str) and isinstance(head, str) and tail in home and head in home and number(count):
-            counts[tail, head] = int(count)
+        if isinstance(tail, str) and isinstance(head, str) and tail in home and head in home:
+            counts[tail, head] = int(number(count) or 1)
     if not counts:
         return
     svg = draw_groups(groups, counts, title)

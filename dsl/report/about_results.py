@@ -7,6 +7,7 @@ from typing import Any
 
 from dsl.report.content import Block, Cell, Name, Plot, Remark, Section, Series, Share, facts, table
 from dsl.report.reading import items, mapping, mappings, metric, named, number, share, text
+from graphir.display import all_hold, some_fail
 
 Manifest = Mapping[str, Any]
 METRICS = ("kl", "accuracy", "faithfulness")
@@ -66,7 +67,7 @@ def checks(manifest: Manifest, names: tuple[str, ...]) -> Section | None:
         subject = Name(text(each.get("circuit")) or text(each.get("subject")))
         rows.append((word, subject, Name(text(each.get("condition"))), values))
     failed = sum(row[0] == "FAIL" for row in rows)
-    said = f"{failed} of {len(rows)} conditions do not hold." if failed else f"All {len(rows)} conditions hold."
+    said = f"{(some_fail(failed, len(rows)) if failed else all_hold(len(rows))).capitalize()}."
     blocks = (Remark(said, "bad" if failed else "good"), table(("", "of", "condition", "values"), rows, limit=200))
     return Section("checks", "Checks", blocks)
 

@@ -12,6 +12,7 @@ from dsl.report.about_results import asked_of
 from dsl.report.content import ROWS, Block, Cell, Code, Name, Remark, Section, Share, facts, table
 from dsl.report.reading import items, leaves, mapping, mappings, metric, named, number, share, short, text
 from graphir.circuit import Circuit
+from graphir.display import all_hold, some_fail
 from graphir.ir import Graph
 
 Manifest = Mapping[str, Any]
@@ -47,9 +48,9 @@ def _remarks(manifest: Manifest, names: tuple[str, ...]) -> Iterator[Remark]:
     checks = asked_of(manifest, names)
     failed = sum(each.get("passed") is not True for each in checks)
     if checks and failed:
-        yield Remark(f"{failed} of {len(checks)} conditions do not hold.", "bad")
+        yield Remark(f"{some_fail(failed, len(checks)).capitalize()}.", "bad")
     elif checks:
-        yield Remark(f"All {len(checks)} conditions hold.", "good")
+        yield Remark(f"{all_hold(len(checks)).capitalize()}.", "good")
     for name, each in named(manifest.get("evidence")).items():
         if name in names and each.get("flagged") is True:
             yield Remark(f"{name} is flagged: the same discovery works on random weights too.", "bad")

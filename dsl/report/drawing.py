@@ -1,5 +1,5 @@
-"""Drawings of circuits and of groups of units within a page: what Graphviz wrote, taken apart and put together again from what is known to be
-harmless, so that no name, whatever it holds, becomes part of the page."""
+"""Drawings of circuits and of groups of units within a page: what Graphviz wrote, taken apart and put together again
+from what is known to be harmless, so that no name, whatever it holds, becomes part of the page."""
 
 from __future__ import annotations
 

@@ -235,6 +235,7 @@ def _mark(x: float, y: float, place: int, tip: str) -> str:
 
 
 def svg_of(title: str, width: float, height: float, parts: Sequence[str]) -> str:
+    """A whole plot."""
     label = escape(one_line(title), quote=True)
     size = f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}"'
     return f'<svg class="plot" role="img" aria-label="{label}" {size}>{"".join(parts)}</svg>'
@@ -246,6 +247,7 @@ def svg_line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
 
 
 def svg_text(x: float, y: float, text: str, anchor: str, kind: str = "", more: str = "") -> str:
+    """A text on one line, escaped and cut; `more` are further attributes."""
     shown = one_line(text)
     shown = shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"
     named = f' class="{kind}"' if kind else ""

@@ -73,8 +73,7 @@ def matrix_data(matrix: DistanceMatrix) -> dict[str, Any]:
 
 
 def edge_data(names: Sequence[str], graph: GraphSpec, place: Workplace) -> dict[str, Any]:
-    """What the manifest says of the edges between few units: `[writer, reader, how many]`, for the diagram of a report.
-    """
+    """What the manifest says of the edges between few units, for the diagram of a report: `[writer, reader, count]`."""
     from dsl.export.diagram import edges_between
     from dsl.running.units import nodes_of
 

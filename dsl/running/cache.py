@@ -3,10 +3,11 @@
     CACHE/KIND/KEY/entry.json       format, version, kind, key, the stage, what it depends on, time; size and SHA-256 of
     CACHE/KIND/KEY/…                the stage's files
     CACHE/checkpoints/KEY.safetensors    a stage that is not finished (see `dsl.running.checkpoints`)
+    CACHE/running/*.run                  a run that is under way (see `dsl.running.cache_limit`)
 
 An entry is made beside its place and renamed into it, so that it is whole or not there, whoever else writes the same;
-it is read only if every file has its size and its sum. Nothing is locked: a process that is killed holds up nobody.
-The folder may be deleted at any time.
+it is read only if every file has its size and its sum. Nobody waits for a lock: a process that is killed holds up
+nobody. The folder may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ FORMAT = "graphir.cache"
 VERSION = 1
 ENTRY = "entry.json"
 CHECKPOINTS = "checkpoints"
+RUNNING = "running"
 TAG = "CACHEDIR.TAG"
 TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# Results of stages; may be deleted at any time.\n"
 """What tells backup programs that a folder is a cache (bford.info/cachedir)."""
@@ -57,11 +59,15 @@ class Cache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def find(self, kind: str, key: str) -> Entry | None:
-        """The entry, its files checked; None where there is none. `SaveFormatError` for one that is damaged."""
+    def find(self, kind: str, key: str, *, using: bool = False) -> Entry | None:
+        """The entry, its files checked; None where there is none. `SaveFormatError` for one that is damaged.
+        With `using` it counts as used now (see `dsl.running.cache_limit`)."""
         folder = self._place(kind, key)
         if not folder.exists():
             return None
+        if using:
+            with contextlib.suppress(OSError):  # a cache that cannot be written loses nothing either
+                os.utime(folder / ENTRY)
         head = read_json(folder / ENTRY, MAX_HEAD)
         check_head(head, FORMAT, VERSION, folder / ENTRY)
         listed = head.get("files")
@@ -94,14 +100,17 @@ class Cache:
 
     def drop(self, kind: str, key: str) -> None:
         """Remove an entry, at once for whoever else looks."""
-        place = self._place(kind, key)
+        self.remove(self._place(kind, key))
+
+    def remove(self, place: Path) -> None:
+        """Remove the entry in a folder of the cache, at once for whoever else looks."""
         with contextlib.suppress(OSError):
-            away = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{key[:12]}.", suffix=".old"))
+            away = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name[:12]}.", suffix=".old"))
             place.replace(away / "entry")
             shutil.rmtree(away, ignore_errors=True)
 
     def entries(self, kind: str) -> Iterator[Entry]:
-        """All entries of a kind, newest first; their files are not looked at, and damaged ones are left out."""
+        """All entries of a kind, last used first; their files are not looked at, and damaged ones are left out."""
         found = [path for path in (self.folder / kind).glob(f"[!.]*/{ENTRY}") if path.is_file()]
         for path in sorted(found, key=_modified, reverse=True):
             with contextlib.suppress(SaveFormatError):
@@ -111,9 +120,9 @@ class Cache:
         """Where the state of an unfinished stage is kept."""
         return self.folder / CHECKPOINTS / f"{key[:32]}.safetensors"
 
-    def prepare_checkpoints(self) -> None:
-        """Make the folder of checkpoints."""
-        self._prepare(self.folder / CHECKPOINTS)
+    def prepare(self, name: str) -> None:
+        """Make a folder of the cache, of checkpoints or of runs under way."""
+        self._prepare(self.folder / name)
 
     def _place(self, kind: str, key: str) -> Path:
         return self.folder / kind / key[:32]

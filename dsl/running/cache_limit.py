@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -153,8 +154,8 @@ def human(size: int) -> str:
 
 
 def _held(kind: str, place: Path, stamp: Path, since: float) -> Held:
-    sizes = [_status(path).st_size for path in ([place] if kind == CHECKPOINTS else place.rglob("*")) if _status(path)]
-    used = _used(stamp)
+    used, paths = _used(stamp), [place] if kind == CHECKPOINTS else place.rglob("*")
+    sizes = [found.st_size for path in paths if (found := _status(path)) and not stat.S_ISDIR(found.st_mode)]
     return Held(kind, place, sum(sizes), used, used >= since)
 
 

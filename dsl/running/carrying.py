@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dsl.options import RunOptions
 from dsl.running import record, tables
 from dsl.running.cache import Cache
+from dsl.running.cache_limit import read_limit, shrink, under_way
 from dsl.running.failures import DiskFullError, InterruptedRunError, located, place_of
 from dsl.running.folder import CIRCUITS, EVENTS, RunFolder, cache_folder, default_folder
 from dsl.running.forecast import expected_seconds
@@ -88,6 +89,7 @@ def run_spec(spec: Spec, options: RunOptions | None = None) -> RunResult:
 
     options = options or RunOptions()
     refuse_unsupported(spec)
+    limit = read_limit(options.cache_limit)
     observers = open_observers(options.log, spec)
     folder = RunFolder(options.out or default_folder(spec))
     try:
@@ -100,12 +102,26 @@ def run_spec(spec: Spec, options: RunOptions | None = None) -> RunResult:
     place = workplace_for(spec, reporter, options.cache, caching=options.caching, threads=options.threads)
     run = Run(spec, folder, reporter, place)
     try:
-        with run.kept():
+        with _within(place.cache, limit), run.kept():
             return run.carry_out()
     finally:
         place.close()
         reporter.close()
         folder.discard()
+
+
+@contextmanager
+def _within(cache: Cache | None, limit: int | None) -> Iterator[None]:
+    """A run that uses the cache, which is no larger than its limit afterwards; what the run used stays."""
+    if cache is None:
+        yield
+        return
+    with under_way(cache):
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                shrink(cache, limit)
 
 
 def workplace_for(

@@ -55,7 +55,7 @@ class Drifted:
     @classmethod
     def of_json(cls, data: Mapping[str, Any]) -> Drifted:
         """From what `to_json` gave."""
-        texts = {name: tuple(data[name]) for name in ("names", "labels", "steps", "dropped")}
+        texts: dict[str, Any] = {name: tuple(data[name]) for name in ("names", "labels", "steps", "dropped")}
         arrays = ("from_before", "from_first", "to_last", "agreement", "mean")
         numbers: dict[str, Any] = {name: np.array(data[name], np.float64) for name in arrays}
         return cls(**texts, metric=data["metric"], blocks=np.array(data["blocks"], np.int64), **numbers)

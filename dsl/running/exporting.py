@@ -33,8 +33,8 @@ class Contents:
     matrix: Any = None
     blocks: Any = None
     tree: Any = None
-    drift: Any = None
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    drift: Any = None
 
 
 def export_analysis(run: Run, name: str, kind: str, path: Path, form: str) -> None:

@@ -25,7 +25,6 @@ from graphir.errors import GraphirError
 if TYPE_CHECKING:
     from dsl.running.workplace import Workplace
     from dsl.spec import AnyCircuit, EvidenceSpec
-    from graphir.algebra_sum import CircuitSum
     from graphir.circuit import Circuit
 
 SPLIT = "test"
@@ -134,9 +133,8 @@ class EvidenceStage(Stage[Mapping[str, Any]]):
         with located(self.doing, self.span):
             program, task = place.program(spec.graph), place.task(spec.task, spec.graph.model)
             obtained = self._found()
-            found: Circuit | CircuitSum = obtained.circuit.with_(graph=program.graph, example=None)
-            if obtained.factors:
-                found = CircuitSum(found, obtained.factors)
+            circuit = obtained.circuit.with_(graph=program.graph, example=None)
+            found = CircuitSum(circuit, obtained.factors) if obtained.factors else circuit
             with place.reporter.stage(self.name):
                 gathered = gather_evidence(
                     found, program, task, split=SPLIT, metric=spec.task.metric, seed=options.seed, budget=budget,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,6 +62,7 @@ def _analysis(found: DistanceMatrix, name: str, arguments: tuple[str, ...]) -> f
         if found.lower is None or found.upper is None:
             raise DataError(f"{found.metric} has no bounds here", ["ask for an interval, for example `subsamples: 20`"])
         return float((found.upper - found.lower)[upper].mean())
+    pick: Mapping[str, Callable[[Any], Any]]
     pick = {"mean": np.mean, "median": np.median, "smallest": np.min, "largest": np.max}
     return float(pick[arguments[0]](apart))
 
@@ -135,7 +136,7 @@ def _shrink(found: ShrinkReport, name: str, arguments: tuple[str, ...]) -> float
         return len(found.left)
     if name == "share":
         before = getattr(found.before, arguments[0])
-        return getattr(found.after, arguments[0]) / before if before else math.nan
+        return float(getattr(found.after, arguments[0]) / before) if before else math.nan
     return float(getattr(found.after if arguments[0] == "after" else found.before, name))
 
 
@@ -152,7 +153,8 @@ def _extreme(sizes: list[int], which: str) -> int:
     return min(sizes) if which == "smallest" else max(sizes)
 
 
-def _least(values: Any) -> float:
+def _least(values: Iterable[float]) -> float:
+    """The smallest of those that are numbers."""
     return min((value for value in values if value == value), default=math.nan)
 
 

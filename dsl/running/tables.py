@@ -10,7 +10,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from graphir.display import format_number, simple_table
+from graphir.display import all_hold, format_number, simple_table
 
 if TYPE_CHECKING:
     from dsl.running.judging import Curve, Judged, Verdict
@@ -148,5 +148,6 @@ def check_parts(verdicts: Sequence[Verdict]) -> list[Any]:
         word = Text("pass", "green") if verdict.passed else Text("FAIL", "bold red")
         table.add_row(Text(verdict.circuit), Text(verdict.text), word, Text(values))
     failed = sum(not verdict.passed for verdict in verdicts)
-    tail = f"{failed} of {len(verdicts)} conditions failed" if failed else f"all {len(verdicts)} conditions hold"
+    of = "the one condition" if len(verdicts) == 1 else f"{failed} of {len(verdicts)} conditions"
+    tail = f"{of} failed" if failed else all_hold(len(verdicts))
     return [table, tail]

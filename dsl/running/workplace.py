@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dsl.running.cache import Cache, Entry
+from dsl.running.cache import CHECKPOINTS, Cache, Entry
 from dsl.running.checkpoints import FileCheckpoint
 from dsl.running.failures import located
 from dsl.running.identity import identify
@@ -133,7 +133,7 @@ class Workplace:
             return False, None
         note = ""
         try:
-            entry = self.cache.find(stage.kind, key)
+            entry = self.cache.find(stage.kind, key, using=not self.planning)
             if entry is None:
                 return False, None
             value = stage.load(entry.folder, self)
@@ -202,7 +202,7 @@ class Workplace:
             yield None
             return
         try:
-            self.cache.prepare_checkpoints()
+            self.cache.prepare(CHECKPOINTS)
         except OSError as error:
             self.reporter.warn(f"no checkpoints in {self.cache.folder}: {(error.strerror or str(error)).lower()}")
         log = self.reporter.log

@@ -321,7 +321,7 @@ class _AttributedRun(_Run):
         assert mask is not None
         if plan.feed.product is None:
             value: Tensor = self.env[plan.feed.value]
-            difference = self.clean[plan.feed.value] - self.start[plan.feed.value]
+            difference: Tensor = self.clean[plan.feed.value] - self.start[plan.feed.value]
             spread = plan.spread(mask).to(value.dtype)
             return value + (spread - spread.detach()) * difference
         difference = plan.read(ChainMap(self.clean, self.env)) - plan.read(ChainMap(self.start, self.env))

@@ -68,7 +68,9 @@ def load_shrunk(folder: str | Path) -> ShrunkModule:
             tuple(told["outputs"]), None, frozenset(told["transient"]),
         )  # fmt: skip
     except SaveFormatError as error:
-        raise SaveFormatError(f"`{place}` holds no smaller module that can be read: {error.message}", error.hints) from None
+        raise SaveFormatError(
+            f"`{place}` holds no smaller module that can be read: {error.message}", error.hints
+        ) from None
     except _DAMAGES as error:
         raise SaveFormatError(f"`{place}` holds no smaller module that can be read: {error}") from None
     module.train(mode=False)

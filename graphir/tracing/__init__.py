@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
+import numpy as np
+import torch
 from torch import nn
 
-from graphir.errors import EquivalenceError
+from graphir.errors import EquivalenceError, TraceError
 from graphir.granularity import Granularity
 from graphir.ir import Graph
 from graphir.tracing.assemble import assemble
@@ -51,6 +55,36 @@ def regrain(graph: Graph, granularity: str | Granularity) -> Graph:
     return made.with_(equivalence=graph.equivalence)
 
 
+def recast(graph: Graph, dtype: torch.dtype) -> Graph:
+    """The same graph over a copy of its model with parameters in `dtype`, traced anew: for learning in low precision.
+
+    Buffers (rotary frequencies, running means) keep theirs where the model runs so. `equivalence` is that of `graph`:
+    what is found on the copy is to be judged on the original. Raises `TraceError` where the copy cannot be traced or has
+    other nodes or edges.
+    """
+    traced: Traced = graph.lifted.traced
+    granularity = graph.granularity or Granularity.parse("head")
+    try:
+        lifted = _lift(export_model(_cast(traced.model, dtype, buffers=False), traced.example))
+    except TraceError:
+        lifted = _lift(export_model(_cast(traced.model, dtype, buffers=True), traced.example))
+    found = _assemble(lifted, granularity, graph.name, graph.model_hash).with_(equivalence=graph.equivalence)
+    same = [node.name for node in found.nodes] == [node.name for node in graph.nodes]
+    if not (same and np.array_equal(found.edge_src, graph.edge_src) and np.array_equal(found.edge_dst, graph.edge_dst)):
+        raise TraceError(f"in {str(dtype).removeprefix('torch.')} this model has another graph", ["learn in its own"])
+    return found
+
+
+def _cast(model: nn.Module, dtype: torch.dtype, *, buffers: bool) -> nn.Module:
+    made = copy.deepcopy(model)
+    if buffers:
+        return made.to(dtype)
+    for parameter in made.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    return made
+
+
 def _lift(traced: Traced) -> Lifted | LayeredModel:
     """The model along its residual streams; layer by layer where it has none that anything reads."""
     lifted = lift(traced)
@@ -65,4 +99,4 @@ def _assemble(lifted: Lifted | LayeredModel, granularity: Granularity, name: str
     )
 
 
-__all__ = ["Example", "Granularity", "regrain", "trace"]
+__all__ = ["Example", "Granularity", "recast", "regrain", "trace"]

@@ -64,7 +64,9 @@ def lift(traced: Traced) -> Lifted:
     anatomy = dissect(graph, find_streams(graph))
     probe = Probe(traced, graph)
     found = [recognize(region, probe) for region in anatomy.regions]
-    sources = zip(anatomy.sources, name_sources(anatomy.sources), strict=True)
+    inputs = zip((n for n in graph.nodes if n.op == "placeholder"), traced.input_names, strict=True)
+    positions = {node for node, name in inputs if name == "position_ids"}
+    sources = zip(anatomy.sources, name_sources(anatomy.sources, positions), strict=True)
     components = zip(found, name_components(found, traced.output_names), strict=True)
     return Lifted(
         traced,

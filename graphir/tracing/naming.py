@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Container, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -57,12 +57,12 @@ def importable_path(file: str) -> str:
     return path.relative_to(root).as_posix()
 
 
-def name_sources(leaves: Sequence[fx.Node]) -> list[Place]:
-    """Embeddings of inputs are `embed`, what else starts a stream is `pos`.
+def name_sources(leaves: Sequence[fx.Node], positions: Container[fx.Node] = ()) -> list[Place]:
+    """Embeddings of inputs are `embed`, what else starts a stream is `pos`, embeddings of the inputs `positions` too.
 
     Two embeddings, as of an encoder and a decoder, go by the first parts of their module paths.
     """
-    kinds = ["embed" if len(leaves) == 1 or _embeds_input(leaf) else "pos" for leaf in leaves]
+    kinds = ["embed" if len(leaves) == 1 or _embeds_input(leaf, positions) else "pos" for leaf in leaves]
     names = [f"{kind}{n + 1}" if n else kind for kind, n in zip(kinds, _counts_before(kinds), strict=True)]
     sources = [source_of(leaf) for leaf in leaves]
     embeds = [i for i, kind in enumerate(kinds) if kind == "embed"]
@@ -136,13 +136,14 @@ def _prefixes(letters: Sequence[str], layers: Sequence[int | None], sources: Seq
     return [""] * len(letters)
 
 
-def _embeds_input(leaf: fx.Node) -> bool:
+def _embeds_input(leaf: fx.Node, positions: Container[fx.Node]) -> bool:
     """Whether the leaf holds the model's input itself: a table looked up by an input, or a floating input."""
     above = _ancestors(leaf)
     lookups = [n for n in above if n.target is aten.embedding.default]
     if any(n.op == "placeholder" and is_floating(n) for n in above):
         return True
-    return any(_unwrap(n.args[1]).op == "placeholder" for n in lookups)
+    indices = [_unwrap(n.args[1]) for n in lookups]
+    return any(index.op == "placeholder" and index not in positions for index in indices)
 
 
 def _unwrap(node: Any) -> Any:

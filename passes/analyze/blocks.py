@@ -1,7 +1,10 @@
 """Blocks: groups of nodes that hold alike, from a distance matrix, with a score and a test in place of the eye.
 
-Contiguous blocks minimize Σ_b Σ_{i<j∈b} M[i, j] / |b| by dynamic programming; their number is the one that gains most
-over permuted orders of the nodes. Spectral clustering of exp(−(M / median)²) finds groups that need not be contiguous.
+Contiguous blocks minimize Σ_b Σ_{i<j∈b} M[i, j] / |b| by dynamic programming. Their gain is by how much that is less
+than the mean over permuted orders of the nodes, as in the gap statistic (Tibshirani, Walther and Hastie 2001), and
+their number the fewest whose gain is within a standard error of the largest (Dudoit and Fridlyand 2002). The largest
+itself is no rule: along a smooth drift the gain is flat around it, and another sample has another number.
+Spectral clustering of exp(−(M / median)²) finds groups that need not be contiguous.
 """
 
 from __future__ import annotations
@@ -80,8 +83,9 @@ class Blocks:
 def find_blocks(matrix: DistanceMatrix, options: BlocksOptions | None = None) -> Blocks:
     """Contiguous blocks of nodes in their order.
 
-    Where no number of blocks gains over permuted orders at p ≤ 0.05, there is one block: none was found. Raises
-    `DataError` for more blocks than nodes, or fewer than three nodes.
+    Where no number of blocks gains over permuted orders at p ≤ 0.05, there is one block: none was found. A smooth drift
+    along the nodes gains as well: whether blocks are more than that, `score.contrast_p` says. Raises `DataError` for
+    more blocks than nodes, or fewer than three nodes.
     """
     options = options or BlocksOptions()
     n = len(matrix)
@@ -97,11 +101,18 @@ def find_blocks(matrix: DistanceMatrix, options: BlocksOptions | None = None) ->
     gaps, random_gaps = expected - costs[0], expected - permuted
     tolerance = 1e-9 * max(float(costs.max()), 1e-300)
     p = float(((random_gaps.max(1) >= gaps.max() - tolerance).sum() + 1) / (options.permutations + 1))
-    count = options.count or (int(np.argmax(gaps)) + 1 if p <= 0.05 else 1)
+    errors = permuted.std(0) * np.sqrt(1 + 1 / options.permutations)
+    count = options.count or (_fewest(gaps, errors) if p <= 0.05 else 1)
     labels = _labels_of(places[0], count, n)
     listed = {k + 1: float(g) for k, g in enumerate(gaps)}
     about = {"permutations": options.permutations, "seed": options.seed, "count": options.count}
     return Blocks(matrix.names, labels, score_blocks(matrix.values, labels), "contiguous", p, listed, about)
+
+
+def _fewest(gaps: NDArray[np.float64], errors: NDArray[np.float64]) -> int:
+    """The least number whose gain is within a standard error of the largest."""
+    most = int(np.argmax(gaps))
+    return int(np.argmax(gaps >= gaps[most] - errors[most])) + 1
 
 
 def spectral_blocks(matrix: DistanceMatrix, count: int, *, seed: int = 0) -> Blocks:

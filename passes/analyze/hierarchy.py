@@ -33,9 +33,12 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Hierarchy:
-    """A tree of units. `features` (U, D + C) are aligned correlations with inputs and outputs, or their magnitudes,
-    `signs` (U,) what the alignment multiplied a unit by, `tree` (U − 1, 4) scipy's linkage. `constant` are units that never change: their
-    correlations count as zero, and they end up together."""
+    """A tree of units.
+
+    `features` (U, D + C) are aligned correlations with inputs and outputs, or their magnitudes, `signs` (U,) what the
+    alignment multiplied a unit by, `tree` (U − 1, 4) scipy's linkage. `constant` are units that never change: their
+    correlations count as zero, and they end up together.
+    """
 
     names: tuple[str, ...]
     features: Array

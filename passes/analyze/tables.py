@@ -23,8 +23,8 @@ MAX_BYTES = 2 * 2**30
 """Bytes of the largest matrix that is read, unpacked."""
 _MATRICES = ("values", "lower", "upper")
 _DAMAGES = (
-    OSError, zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, EOFError, KeyError, ValueError, TypeError,
-    AttributeError, IndexError, OverflowError, RuntimeError, RecursionError, SyntaxError,
+    OSError, zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, EOFError, KeyError, ValueError,
+    TypeError, AttributeError, IndexError, OverflowError, RuntimeError, RecursionError, SyntaxError,
 )  # fmt: skip
 """What comes of an archive that is none, or holds something else."""
 

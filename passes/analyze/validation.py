@@ -66,9 +66,15 @@ def readout_accuracy(
 def validate_by_readout(
     blocks: Blocks, representations: Representations, labels: NDArray[Any], *, folds: int = 5, seed: int = 0
 ) -> BlockValidation:
-    """Read-out accuracy of `labels` along the nodes of `blocks`."""
-    values = readout_accuracy(representations.select(blocks.names), labels, folds=folds, seed=seed)
-    return along(blocks, values, "read-out accuracy")
+    """Read-out accuracy of `labels` along the nodes of `blocks`.
+
+    `labels` are (n,), or (n, Q) for Q questions at once: `values` and the changes along the nodes are then means over
+    the questions. What a block begins to hold one question may not ask, and one that every node answers says nothing.
+    """
+    chosen = representations.select(blocks.names)
+    questions = np.asarray(labels) if np.ndim(labels) == 2 else np.asarray(labels)[:, None]
+    found = np.stack([readout_accuracy(chosen, answers, folds=folds, seed=seed) for answers in questions.T])
+    return along(blocks, found.mean(0), "read-out accuracy", changes=np.abs(np.diff(found, axis=1)).mean(0))
 
 
 def validate_by_lesion(blocks: Blocks, lesions: Lesions, groups: Mapping[str, Sequence[str]]) -> BlockValidation:
@@ -113,8 +119,10 @@ def lesion_blocks(blocks: Blocks, lesions: Lesions, groups: Mapping[str, Sequenc
     return tuple(found)
 
 
-def along(blocks: Blocks, values: NDArray[np.float64], what: str) -> BlockValidation:
-    """How a quantity along the nodes changes within and across blocks."""
-    contrast, p = contrast_of(np.abs(np.diff(values)), blocks.labels)
+def along(
+    blocks: Blocks, values: NDArray[np.float64], what: str, *, changes: NDArray[np.float64] | None = None
+) -> BlockValidation:
+    """How a quantity along the nodes changes within and across blocks; `changes` (N − 1,) are |Δ values| by default."""
+    contrast, p = contrast_of(np.abs(np.diff(values)) if changes is None else changes, blocks.labels)
     by_block = tuple(float(values[blocks.labels == b].mean()) for b in range(blocks.count))
     return BlockValidation(what, values, by_block, contrast, p)

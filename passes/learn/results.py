@@ -95,6 +95,7 @@ def learned_circuit(
     if "neurons" in parts:
         scores["neurons"] = scores_of(parts["neurons"])
         kept_neurons = next(iter(harden(parts["neurons"], bounds.get("neurons")).values()))
+        more["neurons"] = {"kept": int(kept_neurons.sum()), "of": len(kept_neurons)}
         for name, mask in weights_of_neurons(context.program, kept_neurons).items():
             weights[name] = weights[name] & mask if name in weights else mask
     circuit = Circuit(

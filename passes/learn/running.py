@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from graphir.circuit import Circuit
 from graphir.errors import TrainingError
@@ -11,6 +12,7 @@ from passes.learn.control import Control
 from passes.learn.learner import Learner, Phase, Settings
 from passes.learn.objectives import Objective
 from passes.learn.parts import PARTS, Part
+from passes.learn.precision import Precision, program_in
 from passes.learn.results import harden, kept_count, learned_circuit
 
 
@@ -22,8 +24,9 @@ def learn_circuit(
     objective: Objective,
     settings: Settings,
     phases: Sequence[Phase],
+    precision: Precision = "model",
 ) -> Circuit:
-    """The circuit at the context's bounds after all phases.
+    """The circuit at the context's bounds after all phases, learned in a `precision` (see `passes.learn.precision`).
 
     `make_parts` is told whether the training starts anew; where it does not, no attributions are needed. Raises
     `GraphirError` for a bound that cannot be met, before the training; `TrainingError` on not-a-number, with the
@@ -36,7 +39,7 @@ def learn_circuit(
     for name, part in parts.items():
         kept_count(part, bounds[name])
     learner = Learner(
-        context,
+        replace(context, program=program_in(context.program, precision)),
         parts,
         make_controls(parts),
         objective,

@@ -49,7 +49,7 @@ class WeightMask:
     def masked(self, weight: Tensor) -> Tensor:
         """The masked weight, without gradient."""
         mask = self.parametrization.mask(self._shifted(), self._uniform())
-        return (1 - mask if self.complement else mask).mul_(weight)
+        return (1 - mask if self.complement else mask).mul_(weight).to(weight.dtype)
 
     def gradient(self, grad: Tensor, weight: Tensor) -> Tensor:
         """∂L/∂logits from ∂L/∂(masked weight), in one new tensor."""

@@ -142,7 +142,7 @@ def refuse_constant(representations: Representations, what: str) -> None:
             f"{shown} hold{'s' if len(constant) == 1 else ''} the same on all {representations.samples} samples: "
             f"{what} is not defined",
             [
-                f"leave constant nodes out: in a file `where name != {still[0]}`, in Python `representations.varying()`",
+                f"leave constant nodes out: `where name != {constant[0]}` in a file, `varying()` in Python",
                 "`gromov_wasserstein` takes them",
             ],
         )
