@@ -48,8 +48,8 @@ def examples(count: int = 4) -> list[Example]:
     found = []
     for i in range(count):
         clean, other = torch.randint(8, zoo.VOCABULARY, (2, 4 + i % 3), generator=generator).tolist()
-        texts = [" ".join(WORDS[t] for t in ids) for ids in (clean, other)]
-        found.append(Example(*texts, " w20", " w21", f"t{i % 2}"))
+        text, changed = (" ".join(WORDS[t] for t in ids) for ids in (clean, other))
+        found.append(Example(text, changed, " w20", " w21", f"t{i % 2}"))
     return found
 
 
