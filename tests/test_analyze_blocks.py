@@ -113,6 +113,7 @@ def test_the_contrast_is_tested_against_every_placement() -> None:
     steps = np.array([1.0, 1.0, 5.0, 1.0, 1.0])
     contrast, p = contrast_of(steps, np.array([0, 0, 0, 1, 1, 1]))
     assert contrast == 5.0 and p == pytest.approx(1 / 5)
+    assert np.isnan(contrast_of(np.zeros(5), np.array([0, 0, 0, 1, 1, 1]))).all()  # nothing changes anywhere
 
 
 def test_spectral_groups_need_not_be_contiguous() -> None:

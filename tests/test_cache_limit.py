@@ -25,11 +25,15 @@ def key(n: int) -> str:
     return f"{n:02d}" * 32
 
 
+def write_data(folder: Path) -> None:
+    (folder / "data").write_bytes(bytes(SIZE))
+
+
 def filled(folder: Path, count: int = 4) -> Cache:
     """A cache of results of 10 kB each, the first used longest ago: an hour before the second."""
     cache = Cache(folder)
     for n in range(count):
-        entry = cache.put("find", key(n), {"stage": f"c{n}"}, lambda new: (new / "data").write_bytes(bytes(SIZE)))
+        entry = cache.put("find", key(n), {"stage": f"c{n}"}, write_data)
         at = time.time() - HOUR * (count - n)
         os.utime(entry.folder / ENTRY, (at, at))
     return cache
@@ -68,7 +72,7 @@ def test_what_a_run_under_way_has_used_stays(tmp_path: Path) -> None:
     cache = filled(tmp_path)
     with under_way(cache):
         cache.find("find", key(1), using=True)
-        cache.put("find", key(7), {}, lambda new: (new / "data").write_bytes(bytes(SIZE)))
+        cache.put("find", key(7), {}, write_data)
         assert {each.in_use for each in held(cache)} == {True, False}
         shrink(Cache(tmp_path), 0)  # by another run, or by `circ cache`
         assert left(cache) == {1, 7}

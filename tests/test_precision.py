@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -35,10 +36,10 @@ def toy() -> tuple[MaskedProgram, Task]:
 
 def tiny(name: str) -> nn.Module:
     torch.manual_seed(0)
-    sizes = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
     if name == "llama":
-        return LlamaForCausalLM(LlamaConfig(**sizes, num_key_value_heads=2, intermediate_size=24)).eval()
-    return GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=4, n_positions=32)).eval()
+        return LlamaForCausalLM(LlamaConfig(**sizes, num_key_value_heads=2, intermediate_size=24))
+    return GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=4, n_positions=32))
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
@@ -89,7 +90,7 @@ def test_masks_learned_in_bfloat16_find_the_known_circuit() -> None:
 
 def test_weights_are_learned_in_bfloat16_too() -> None:
     program, task = toy()
-    options = {"steps": 60, "completeness": 0.0, "precision": "bfloat16"}
+    options: dict[str, Any] = {"steps": 60, "completeness": 0.0, "precision": "bfloat16"}
     sheaf = passes.run("discogp", program, task, density=0.5, weights=0.6, **options)
     assert sheaf.densities()["weights"] <= 0.6
     assert Evaluator(program, task).measure_circuit(sheaf)["accuracy"] > 0.8

@@ -117,7 +117,7 @@ def _lesion(found: Lesioned, name: str, arguments: tuple[str, ...]) -> float:
     if not rows:
         raise DataError(f"lesions were not compared by `{arguments[0]}`", ["that needs a task with answers"])
     if name == "significant":
-        return sum(row["q"] <= SIGNIFICANT for row in rows)
+        return float(sum(row["q"] <= SIGNIFICANT for row in rows))
     if name == "q":
         return _least(row["q"] for row in rows)
     told = found.statistics.get(arguments[0])

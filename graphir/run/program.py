@@ -77,9 +77,7 @@ class MaskedProgram(abc.ABC):
         names = dict.fromkeys(part.parameter for owned in sets for part in owned if len(part.shape) >= 2)
         return tuple(names)
 
-    def parameters_of(
-        self, *, embeddings: bool = False, outputs: bool = False, norms: bool = False
-    ) -> tuple[str, ...]:
+    def parameters_of(self, *, embeddings: bool = False, outputs: bool = False, norms: bool = False) -> tuple[str, ...]:
         """`maskable`, and on request the weights of embeddings and outputs, those of outputs alone, and those of norms
         (never their biases)."""
         names = dict.fromkeys(self.maskable)

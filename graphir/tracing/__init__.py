@@ -59,8 +59,8 @@ def recast(graph: Graph, dtype: torch.dtype) -> Graph:
     """The same graph over a copy of its model with parameters in `dtype`, traced anew: for learning in low precision.
 
     Buffers (rotary frequencies, running means) keep theirs where the model runs so. `equivalence` is that of `graph`:
-    what is found on the copy is to be judged on the original. Raises `TraceError` where the copy cannot be traced or has
-    other nodes or edges.
+    what is found on the copy is to be judged on the original. Raises `TraceError` where the copy cannot be traced or
+    has other nodes or edges.
     """
     traced: Traced = graph.lifted.traced
     granularity = graph.granularity or Granularity.parse("head")

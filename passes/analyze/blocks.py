@@ -204,9 +204,9 @@ def contrast_of(steps: NDArray[np.floating[Any]], labels: Labels) -> tuple[float
     placed anywhere that give as high a ratio (all ways, or 10,000 drawn ones)."""
     cut = np.diff(labels) != 0
     many = int(cut.sum())
-    if not 0 < many < len(steps):
-        return float("nan"), float("nan")
     total, among = float(steps.sum()), len(steps)
+    if not 0 < many < among or total == 0:
+        return float("nan"), float("nan")
 
     def ratio(inside_cut: Any) -> Any:
         rest = (total - inside_cut) / (among - many)

@@ -21,9 +21,9 @@ _KNOWN: WeakKeyDictionary[MaskedProgram, MaskedProgram] = WeakKeyDictionary()
 
 
 def program_in(program: MaskedProgram, precision: Precision) -> MaskedProgram:
-    """What to learn on: `program` itself, or its copy in bfloat16 (kept for as long as `program` is); `auto` is bfloat16
-    where the device multiplies it natively and the model is float32. Raises `TraceError` where the copy cannot be
-    traced."""
+    """What to learn on: `program` itself, or its copy in bfloat16 (kept for as long as `program` is). `auto` is
+    bfloat16 where the device multiplies it natively and the model is float32. Raises `TraceError` where the copy cannot
+    be traced."""
     if precision == "model" or program.dtype == torch.bfloat16:
         return program
     if precision == "auto" and not (program.dtype == torch.float32 and multiplies_bfloat16(program.device)):
@@ -36,6 +36,6 @@ def program_in(program: MaskedProgram, precision: Precision) -> MaskedProgram:
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether a device has instructions for products of bfloat16 matrices."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return device.type == "cpu" and any(bool(getattr(torch.cpu, name, bool)()) for name in asked)
