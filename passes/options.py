@@ -107,7 +107,7 @@ class EdgePruningOptions:
     )
     precision: Literal["model", "bfloat16", "auto"] = option(
         "model", "what masks are learned in: the model's own, a bfloat16 copy of it, or that where the device has "
-        "instructions for it (several times as fast); measures are always in the model's own"
+        "instructions for it (about twice as fast); measures are always in the model's own"
     )  # fmt: skip
 
 
@@ -313,7 +313,7 @@ class DiscogpOptions:
     seeds: tuple[int, ...] = option((0,), "one run for each seed; the best on validation data is kept", minimum=0)
     precision: Literal["model", "bfloat16", "auto"] = option(
         "model", "what masks are learned in: the model's own, a bfloat16 copy of it, or that where the device has "
-        "instructions for it (several times as fast); measures are always in the model's own"
+        "instructions for it (about twice as fast); measures are always in the model's own"
     )  # fmt: skip
 
 

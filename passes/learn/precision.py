@@ -1,8 +1,7 @@
 """Learning in low precision: masks are learned on a bfloat16 copy of the model and judged on the model itself.
 
-A step multiplies few rows with every weight, and reading the weights is what takes the time: half as many bytes, on
-processors that multiply them natively, make it two to three times as fast. Attributions that masks start from, hard
-masks and all measures are the model's own precision's.
+Processors that multiply bfloat16 natively take about half the time for a step. Attributions that masks start from, hard
+masks and all measures are in the model's own precision.
 """
 
 from __future__ import annotations
