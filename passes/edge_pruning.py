@@ -6,8 +6,7 @@ with node masks multiplied into those of edges. λ is controlled so that the exp
 `passes.learn.control`). Departures from the published schedule, for runs of hundreds of steps instead of thousands:
 log α starts from the ranks of EAP scores (near zero at the percentile to be kept) where the sampled mask has a
 gradient, the target rises from the density that these masks have (or is fixed from the start), and there is no weight
-decay. `relaxation: annealed` is not of the paper: sigmoids without noise whose temperature falls, as in continuous
-sparsification, which come as far in fewer steps.
+decay.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from graphir.circuit import Circuit
 from graphir.errors import GraphirError
@@ -28,7 +26,7 @@ from passes.learn.control import Constant, Control, Lagrangian, Projection, Sche
 from passes.learn.initial import HIGHEST, ranked
 from passes.learn.learner import Phase, Settings
 from passes.learn.objectives import Objective
-from passes.learn.parametrizations import HardConcrete, ScheduledSigmoid
+from passes.learn.parametrizations import HardConcrete
 from passes.learn.parts import Part
 from passes.learn.results import pinned_nodes
 from passes.learn.running import learn_circuit
@@ -78,21 +76,12 @@ class EdgePruning(EdgePruningOptions, Pass):
             logits = ranked(scores, start / 2).to(device)
         else:
             logits = torch.full((total,), 2.0, device=device)
-        parts = {"edges": self._part("edges", logits)}
+        parts = {"edges": Part("edges", {"edges": logits}, HardConcrete(), rate=self.learning_rate)}
         if self.node_masks:
             nodes = torch.full((len(context.graph.nodes),), HIGHEST, device=device)
             pinned = torch.as_tensor(pinned_nodes(context.graph), device=device)
-            parts["nodes"] = self._part("nodes", nodes, pinned)
+            parts["nodes"] = Part("nodes", {"nodes": nodes}, HardConcrete(), rate=self.learning_rate, pinned=pinned)
         return parts
-
-    def _part(self, name: str, logits: Tensor, pinned: Tensor | None = None) -> Part:
-        if self.relaxation == "annealed":
-            # Without noise most entries have small gradients, which Adam would enlarge to full steps: hence the floor.
-            return Part(
-                name, {name: logits}, ScheduledSigmoid(last=self.final_beta), rate=self.learning_rate, pinned=pinned,
-                epsilon=1.0, betas=(0.9, 0.99),
-            )  # fmt: skip
-        return Part(name, {name: logits}, HardConcrete(), rate=self.learning_rate, pinned=pinned)
 
     def _controls(
         self, target: float, start: float, nodes: float | None, parts: Mapping[str, Part]

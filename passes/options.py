@@ -105,10 +105,6 @@ class EdgePruningOptions:
     control: Literal["lagrangian", "projection"] = option(
         "lagrangian", "push towards the target by multipliers, or shift all masks so that they are there at each step"
     )
-    relaxation: Literal["hard_concrete", "annealed"] = option(
-        "hard_concrete", "hard-concrete samples, or σ(βl) without noise, β rising until they are zero or one"
-    )
-    final_beta: float = option(30.0, "annealed masks: β at the end, from 1 at the start", minimum=1)
     precision: Literal["model", "bfloat16", "auto"] = option(
         "model", "what masks are learned in: the model's own, a bfloat16 copy of it, or that where the device has "
         "instructions for it (about twice as fast); measures are always in the model's own"

@@ -60,22 +60,6 @@ def test_edge_pruning_finds_the_known_circuit(seed: int) -> None:
     assert "interrupted" not in circuit.provenance
 
 
-@pytest.mark.parametrize("control", ["lagrangian", "projection"])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_annealed_masks_find_the_known_circuit(control: str, seed: int) -> None:
-    program, task = toy()
-    options: dict[str, Any] = {
-        "relaxation": "annealed",
-        "control": control,
-        "steps": 80,
-        "start": 0.5,
-        "warmup": 40,
-        "schedule": "log",
-    }
-    circuit = passes.run("edge_pruning", program, task, edges=len(KNOWN), seed=seed, **options)
-    assert names(circuit) == KNOWN
-
-
 def test_edge_pruning_comes_down_from_the_density_it_is_told_to_start_at() -> None:
     program, task = toy()
     seen: list[float] = []
