@@ -18,6 +18,7 @@ from graphir.diagnostics import Source
 from graphir.granularity import Granularity
 from graphir.ir import Graph
 from graphir.tracing import Example
+from graphir.tracing.exported import hash_model
 
 HEAD = """\
 circ 1
@@ -66,11 +67,11 @@ _TRACED: dict[str, Graph] = {}
 
 
 def trace_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trace the built-in model once for each granularity: tracing takes most of the time of a small run."""
+    """Trace each built-in model once for each granularity: tracing takes most of the time of a small run."""
     real = graphir.trace
 
     def trace(model: nn.Module, example: Example, granularity: str | Granularity, tolerance: float = 1e-4) -> Graph:
-        key = f"{granularity} {tuple(example)}"
+        key = f"{hash_model(model)} {granularity} {tuple(example)}"
         if key not in _TRACED:
             _TRACED[key] = real(model, example, granularity, tolerance)
         return _TRACED[key]

@@ -63,7 +63,7 @@ def test_a_command_that_fails_must_say_so(tmp_path: Path, monkeypatch: pytest.Mo
     lines = ["```console", "$ circ explain C999", "…", "```", ""]
     with pytest.raises(AssertionError, match="failed without a word"):
         Session("here").carry_out(blocks_of("\n".join(lines)))
-    Session("here").carry_out(blocks_of("\n".join([*lines[:3], "$ echo $?", "1", *lines[3:]])))
+    Session("here").carry_out(blocks_of("\n".join([*lines[:3], "$ echo $?", "2", *lines[3:]])))
 
 
 @pytest.mark.parametrize(

@@ -344,7 +344,7 @@ def _check_unit(context: Context, bound: Bound) -> bool:
         help = f"a share is written `density({bound.quantity})`" if bound.quantity in PARTS else ""
         context.error("C302", f"`{bound.quantity}` is not a share", number.span, f"expected {what}", help=help)
         return False
-    if quantity.unit == "count" and bound.value != int(bound.value):
+    if quantity.unit == "count" and not float(bound.value).is_integer():
         context.error("C301", f"`{bound.quantity}` is a whole number", number.span, f"found {number.text}")
         return False
     if quantity.unit == "fraction" and quantity.maximum == 1 and not number.unit and 1 < bound.value <= 100:

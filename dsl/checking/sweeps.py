@@ -105,7 +105,7 @@ def _values(context: Context, axis: tree.Axis) -> tuple[tree.Item, ...] | None:
 def _whole(context: Context, value: tree.Range) -> list[tree.Item] | None:
     """The whole numbers of a range."""
     ends = [each for each in (value.first, value.last) if isinstance(each, tree.Number) and not each.unit]
-    if len(ends) < 2 or any(each.value != int(each.value) for each in ends):
+    if len(ends) < 2 or not all(float(each.value).is_integer() for each in ends):
         context.error("C304", f"`{value.span.text}` is no range of whole numbers", value.span, help="list the values")
         return None
     first, last = (int(each.value) for each in ends)
