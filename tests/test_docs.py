@@ -128,7 +128,7 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.circ")), ids=lambda path: path.stem)
 def test_examples_check(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`test_first_ten_minutes` runs the quickstart; the others need a model that is not here, or minutes."""
+    """They are carried out in `test_examples` and the tests that it names."""
     assert main(["check", str(path)]) == 0, capsys.readouterr().out
 
 
