@@ -84,6 +84,45 @@ class Section(abc.ABC):
         return
 
 
+class ResultSection(Section):
+    """A kind whose every section has one result, found by one stage and shown in tables. `kind` is also what the
+    specification calls its sections, and the manifest what was found; `stage` is the class of the stage, made of one
+    section."""
+
+    stage: ClassVar[type[Any]]
+
+    @abc.abstractmethod
+    def tables(self, name: str, found: Any) -> list[Any]:
+        """What is shown of one result."""
+
+    def told(self, run: Run, spec: Any, found: Any) -> Mapping[str, Any]:
+        """What the manifest says of one result."""
+        told: Mapping[str, Any] = found.to_json()
+        return told
+
+    def carry_out(self, run: Run) -> None:
+        """See the base class."""
+        found = run.results.setdefault(self.kind, {})
+        for spec in getattr(run.spec, self.kind):
+            found[spec.name] = run.place.value(self.stage(spec))
+            run.reporter.show("", *self.tables(spec.name, found[spec.name]))
+
+    def stages(self, spec: Spec, place: Workplace) -> Iterator[Stage[Any]]:
+        """See the base class."""
+        return map(self.stage, getattr(spec, self.kind))
+
+    def record(self, run: Run) -> Mapping[str, Any]:
+        """See the base class."""
+        found = run.results.get(self.kind, {})
+        specs = [spec for spec in getattr(run.spec, self.kind) if spec.name in found]
+        return {self.kind: {spec.name: self.told(run, spec, found[spec.name]) for spec in specs}} if found else {}
+
+    def parts(self, result: RunResult) -> list[Any]:
+        """See the base class."""
+        found = result.results.get(self.kind, {})
+        return [part for name, each in found.items() for part in self.tables(name, each)]
+
+
 @cache
 def sections() -> tuple[Section, ...]:
     """Every kind of section there is a module for, in the order they are carried out."""
