@@ -15,11 +15,11 @@ import torch
 
 from graphir.circuit import Circuit
 from graphir.ir import Graph
+from graphir.run.ablation import subtract
 from graphir.run.constants import writer_names
 from graphir.run.layer_program import LayerProgram
 from graphir.run.masks import Masks
 from graphir.run.program import MaskedProgram
-from graphir.run.stream_program import subtract
 from passes.ablations import ReferenceSource
 from passes.base import Pass, RunContext, count_for, keep_top, provenance_of
 from passes.eap import check_finite

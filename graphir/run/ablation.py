@@ -71,3 +71,26 @@ def _add_padded(total: Tensor | None, value: Tensor) -> Tensor:
         return torch.nn.functional.pad(x, (0, 0, 0, length - x.shape[2]))
 
     return padded(total) + padded(value)
+
+
+def subtract(value: Tensor, ablated: Tensor | None) -> Tensor:
+    """Y_w − A_w of a leaf (U, B, S, D); the value itself where nothing stands in for it."""
+    return value if ablated is None else value - fit(ablated, value)
+
+
+def fit(ablated: Tensor, values: Tensor) -> Tensor:
+    """Ablation values that broadcast over `values` (U, B, S, D); per-position means (U, 1, S', D) are cut to S."""
+    if ablated.dim() == 4 == values.dim() and ablated.shape[1] == 1 and ablated.shape[2] > values.shape[2]:
+        ablated = ablated[:, :, : values.shape[2]]
+    try:
+        torch.broadcast_shapes(ablated.shape[1:], values.shape[1:])
+    except RuntimeError as error:
+        hints = [
+            "clean and counterfactual must be of equal length",
+            "per-position means cover the lengths they were taken over",
+        ]
+        raise DataError(
+            f"ablation values of shape {tuple(ablated.shape[1:])} do not fit the batch's {tuple(values.shape[1:])}",
+            hints,
+        ) from error
+    return ablated

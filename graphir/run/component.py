@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from graphir.run.program import Env
 from graphir.run.shares import Shares, build_shares
+from graphir.run.tokens import Tokens
 from graphir.tracing.canonical import aten, operand, shape_of
 from graphir.tracing.components import Region
 from graphir.tracing.partition import Partition, entry_offsets, share_turns
@@ -23,6 +25,8 @@ _RANK_FREE = {
     aten.pow.Tensor_Scalar, aten.rsqrt.default, aten.sqrt.default, aten.to.dtype, aten.to.dtype_layout,
     aten.type_as.default, aten.neg.default, aten.relu.default, aten.tanh.default, aten._to_copy.default,
     aten.add.Scalar, aten.mul.Scalar, aten.abs.default, aten.square.default, aten.reciprocal.default,
+    aten.silu.default, aten.gelu.default, aten.sigmoid.default, aten.exp.default, aten.erf.default, aten.clamp.default,
+    aten.softplus.default, aten.leaky_relu.default,
 }  # fmt: skip
 
 
@@ -42,13 +46,16 @@ def is_rank_free(nodes: tuple[fx.Node, ...]) -> bool:
     return True
 
 
-def _acts_by_token(region: Region) -> bool:
-    """Whether a region over streams (B, S, D) computes each token from that token alone, whatever their number."""
-    if any(len(shape_of(site.value)) != 3 for site in region.sites):
-        return False
-    inside = {*region.body, *(site.value for site in region.sites)}
-    data = [n for node in region.body for n in node.all_input_nodes if n not in inside and n.op != "get_attr"]
-    return not data and all(node.target is aten.linear.default or is_rank_free((node,)) for node in region.body)
+def acts_by_token(nodes: Sequence[fx.Node], inputs: Iterable[fx.Node]) -> bool:
+    """Whether `nodes` compute each token of `inputs` (…, D) from that token alone, whatever their number."""
+    inside = {*nodes, *inputs}
+    data = [n for node in nodes for n in node.all_input_nodes if n not in inside and n.op != "get_attr"]
+    return not data and all(node.target is aten.linear.default or is_rank_free((node,)) for node in nodes)
+
+
+def _reads_tokens(region: Region) -> bool:
+    """Whether all that a region reads is of shape (B, S, D)."""
+    return all(len(shape_of(site.value)) == 3 for site in region.sites)
 
 
 def weight_and_bias(product: fx.Node, env: Env) -> tuple[Tensor, Tensor | None]:
@@ -97,13 +104,14 @@ class EntryPlan:
             return functional.linear(rows[0], weight, bias)
         ordered = weight if self.groups.order is None else weight[self.groups.order]
         lead = rows.shape[1:-1]
-        flat = rows.reshape(len(rows), -1, rows.shape[-1])
+        flat = rows.flatten(1, -2)
+        made: Tensor
         if self.groups.equal:
             blocks = ordered.view(len(rows), -1, ordered.shape[1])
-            made = torch.bmm(flat, blocks.transpose(1, 2)).transpose(0, 1).reshape(*lead, -1)
+            made = torch.bmm(flat, blocks.transpose(1, 2)).transpose(0, 1).flatten(1).unflatten(0, lead)
         else:
             parts = zip(flat, ordered.split(self.groups.sizes), strict=True)
-            made = torch.cat([functional.linear(x, w) for x, w in parts], -1).view(*lead, -1)
+            made = torch.cat([functional.linear(x, w) for x, w in parts], -1).unflatten(0, lead)
         if self.groups.inverse is not None:
             made = made.index_select(-1, self.groups.inverse)
         return made if bias is None else made + bias
@@ -144,14 +152,19 @@ class ComponentPlan:
         self.partition = partition
         self.region = region = partition.component.region
         self.whole: Piece | None = cut(region.body, [region.leaf]) if region.body else None
-        self.by_token = region.output and _acts_by_token(region)
+        self.by_token = _reads_tokens(region) and acts_by_token(region.body, [site.value for site in region.sites])
+        self.front_by_token = self.back_by_token = False
         self.shares: Shares | None = None
         if region.exit is None:
             self.sites = tuple(SitePlan((i,), None, True, ((),)) for i in range(len(region.sites)))
             return
         self._turn_of = share_turns(partition)
         self.turns = int(self._turn_of.max(initial=0)) + 1
-        self.head = cut(tuple(n for n in region.body if n not in {region.exit, *region.after}), [operand(region.exit)])
+        self.front_by_token = _reads_tokens(region) and all(acts_by_token(s.before, [s.value]) for s in region.sites)
+        self.back_by_token = acts_by_token(region.after, [region.exit])
+        self.kept = region.entries if self.front_by_token and not self.by_token else ()
+        inner = tuple(n for n in region.body if n not in {region.exit, *region.after})
+        self.head = cut(inner, [operand(region.exit), *self.kept])
         self.tail = cut((region.exit, *region.after), [region.leaf])
         self.core = cut(region.core, [operand(region.exit)])
         self.shares = build_shares(region)
@@ -217,12 +230,21 @@ class ComponentPlan:
 
     def plain_hidden(self, reads: list[Tensor], env: Env) -> Tensor:
         """The exit product's input (…, F) by the model's own operators, from one unmasked read (…, D) a site."""
-        bound = {site.value: value for site, value in zip(self.region.sites, reads, strict=True)}
-        result: Tensor = self.head(ChainMap(bound, env))[0]
-        return result
+        return self.plain_features(reads, env)[0]
 
-    def hidden(self, reads: list[Tensor], env: Env) -> Tensor:
-        """The exit product's input (…, F), from reads (K, …, D) of each site (rows in the site plan's order)."""
+    def plain_features(self, reads: list[Tensor], env: Env) -> tuple[Tensor, Env]:
+        """`plain_hidden`, and what the entry products gave where a run at some tokens needs it for the others."""
+        bound = {site.value: value for site, value in zip(self.region.sites, reads, strict=True)}
+        hidden, *entries = self.head(ChainMap(bound, env))
+        return hidden, dict(zip(self.kept, entries, strict=True))
+
+    def hidden(
+        self, reads: list[Tensor], env: Env, known: tuple[Tokens, Mapping[fx.Node, Tensor]] | None = None
+    ) -> Tensor:
+        """The exit product's input (…, F), from reads (K, …, D) of each site (rows in the site plan's order).
+
+        With `known`, reads are (K, n, D) at some tokens and the entry products' values at the others are given.
+        """
         sites = list(zip(self.region.sites, self.sites, reads, strict=True))
         prepared = [self._before(site.value, plan, read, env) for site, plan, read in sites]
         found: list[Tensor] = []
@@ -230,7 +252,8 @@ class ComponentPlan:
             entries: Env = {}
             for plan, values in zip(self.sites, prepared, strict=True):
                 for entry, data in zip(plan.turns[turn], plan.deal(values, turn), strict=True):
-                    entries[entry.node] = entry.apply(data, *weight_and_bias(entry.node, env))
+                    made = entry.apply(data, *weight_and_bias(entry.node, env))
+                    entries[entry.node] = made if known is None else known[0].put(known[1][entry.node], made)
             found.append(self.core(ChainMap(entries, env))[0])
         if self.turns == 1:
             return found[0]
@@ -271,7 +294,7 @@ class ComponentPlan:
         if count == 1:
             values = functional.linear(hidden, weight)[None]
         elif groups.equal:
-            flat = hidden.reshape(-1, count, groups.sizes[0]).transpose(0, 1)
+            flat = hidden.flatten(0, -2).unflatten(-1, (count, -1)).transpose(0, 1)
             blocks = weight.view(weight.shape[0], count, -1).permute(1, 2, 0)
             values = torch.bmm(flat, blocks).view(count, *lead, weight.shape[0])
         else:

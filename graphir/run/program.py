@@ -29,11 +29,14 @@ Env = dict[fx.Node, Any]
 class Reference:
     """Ablation values. `writers` maps a leaf to its writers' values A (U, …, D) (broadcastable over batch and
     sequence), `hidden` an MLP's exit input to its ablation value, `values` a stream value to the whole base where it
-    is known (the counterfactual run); all empty for zero ablation."""
+    is known (the counterfactual run); all empty for zero ablation. Of a run with streams there are also `entries`, what
+    the products that read them gave, and `surroundings`, what components use beside streams."""
 
     writers: Mapping[fx.Node, Tensor] = field(default_factory=dict)
     hidden: Mapping[fx.Node, Tensor] = field(default_factory=dict)
     values: Mapping[fx.Node, Tensor] = field(default_factory=dict)
+    entries: Mapping[fx.Node, Tensor] = field(default_factory=dict)
+    surroundings: Mapping[fx.Node, Any] = field(default_factory=dict)
 
 
 def lower(graph: Graph) -> MaskedProgram:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from graphir.run.component import ComponentPlan
+from graphir.run.masked_run import MaskedRun
 from graphir.run.masks import Masks
 from graphir.run.program import MaskedProgram, Reference
-from graphir.run.stream_program import StreamProgram, _MaskedRun
+from graphir.run.stream_program import StreamProgram
 from graphir.tracing.exported import Example
 
 
@@ -40,7 +41,7 @@ class ResumableRun:
         self.resumed_from = 0
         self._last: Tensor | None = None
         self._outputs: list[Tensor] = []
-        self._run: _MaskedRun | None = None
+        self._run: MaskedRun | None = None
         self._steps = reading_steps(program) if isinstance(program, StreamProgram) else None
 
     def __call__(self, edges: Tensor) -> list[Tensor]:
@@ -51,11 +52,11 @@ class ResumableRun:
                 return self.program.outputs(self.batch, masks=masks, reference=self.reference, positions=self.positions)
             if self._run is None:
                 env = self.program.prologue(self.program.bind(self.batch, self.weights))
-                self._run = _MaskedRun(self.program, env, Masks(edges=edges), self.reference)
+                self._run = MaskedRun(self.program, env, Masks(edges=edges, weights=self.weights), self.reference)
                 self._outputs = self._run.outputs(self.positions)
             elif (first := self._first_change(edges)) is not None:
                 self.resumed_from = first
-                self._run.masks = Masks(edges=edges)
+                self._run.masks = Masks(edges=edges, weights=self.weights)
                 self._outputs = self._run.outputs(self.positions, first)
             self._last = edges.clone()
             return self._outputs

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from graphir.errors import DataError
 from graphir.ir import Graph
+from graphir.run.ablation import fit, subtract
 from graphir.run.component import ComponentPlan
 from graphir.run.layout import Layout, SiteLayout, plan_layout
+from graphir.run.masked_run import MaskedRun, mask_neurons
 from graphir.run.masks import Masks
-from graphir.run.mix import Attribute, Read, StreamBuffer, Write
+from graphir.run.mix import Attribute
 from graphir.run.program import Env, MaskedProgram, Reference
 from graphir.tracing.exported import Example
 from graphir.tracing.lift import Lifted
@@ -34,6 +34,7 @@ class StreamProgram(MaskedProgram):
         self.layout: Layout = plan_layout(graph, self.lifted, partitions, self.device)
         self.streams = anatomy.streams
         self._prologue = self._cut_prologue()
+        self.surroundings = self._find_surroundings()
         leaves = {plan.region.leaf: plan for plan in self.plans if not plan.region.output}
         steps: list[fx.Node | ComponentPlan] = []
         for node in anatomy.graph.nodes:
@@ -57,6 +58,13 @@ class StreamProgram(MaskedProgram):
                 used[plan.region.leaf] = None
         return cut(plain, list(used))
 
+    def _find_surroundings(self) -> tuple[fx.Node, ...]:
+        """What depends on inputs and is used by components, but is no embedding: positions, attention masks."""
+        anatomy = self.lifted.anatomy
+        plain, sources = set(anatomy.plain), {writer.leaf for writer in self.lifted.sources}
+        used = dict.fromkeys(n for node in anatomy.graph.nodes if node not in plain for n in node.all_input_nodes)
+        return tuple(n for n in used if n in plain and n not in sources and n not in anatomy.constant)
+
     def _index_neurons(self) -> Mapping[str, tuple[int, int]]:
         found, start = {}, 0
         for plan in self.plans:
@@ -74,7 +82,7 @@ class StreamProgram(MaskedProgram):
     def run(self, env: Env, masks: Masks, reference: Reference | None, positions: Tensor | None) -> list[Tensor]:
         if masks.mixes:
             assert reference is not None
-            return _MaskedRun(self, self.prologue(env), masks, reference).outputs(positions)
+            return MaskedRun(self, self.prologue(env), masks, reference).outputs(positions)
         return _PlainRun(self, self.prologue(env), masks, reference).outputs(positions)
 
     def record(self, env: Env, *, hidden: bool) -> Reference:
@@ -86,7 +94,8 @@ class StreamProgram(MaskedProgram):
         run.outputs(None)
         streams = self.streams
         values = {value: run.env[value] for value in (*streams.terms, *streams.inner)}
-        return Reference(run.writers, run.hidden, values)
+        surroundings = {node: run.env[node] for node in self.surroundings}
+        return Reference(run.writers, run.hidden, values, run.entries, surroundings)
 
     def attribute(
         self,
@@ -110,36 +119,13 @@ class StreamProgram(MaskedProgram):
             env = self.prologue(self.bind(batch))
             for writer in self.lifted.sources if point != 1 else ():
                 start, end = reference.writers.get(writer.leaf), clean.writers[writer.leaf]
-                start = torch.zeros_like(end) if start is None else _fit(start, end)
+                start = torch.zeros_like(end) if start is None else fit(start, end)
                 env[writer.leaf] = (start + point * (end - start))[0]
             run = _AttributedRun(self, env, difference)
             with torch.enable_grad():
                 metric(run.outputs(positions)).backward()
             scores += run.scores()
         return scores / len(points)
-
-
-def subtract(value: Tensor, ablated: Tensor | None) -> Tensor:
-    """Y_w − A_w of a leaf (U, B, S, D); the value itself where nothing stands in for it."""
-    return value if ablated is None else value - _fit(ablated, value)
-
-
-def _fit(ablated: Tensor, values: Tensor) -> Tensor:
-    """Ablation values that broadcast over `values` (U, B, S, D); per-position means (U, 1, S', D) are cut to S."""
-    if ablated.dim() == 4 == values.dim() and ablated.shape[1] == 1 and ablated.shape[2] > values.shape[2]:
-        ablated = ablated[:, :, : values.shape[2]]
-    try:
-        torch.broadcast_shapes(ablated.shape[1:], values.shape[1:])
-    except RuntimeError as error:
-        hints = [
-            "clean and counterfactual must be of equal length",
-            "per-position means cover the lengths they were taken over",
-        ]
-        raise DataError(
-            f"ablation values of shape {tuple(ablated.shape[1:])} do not fit the batch's {tuple(values.shape[1:])}",
-            hints,
-        ) from error
-    return ablated
 
 
 class _PlainRun:
@@ -189,6 +175,7 @@ class _RecordedRun(_PlainRun):
             w.leaf: env[w.leaf][(None,) * (1 + rank - env[w.leaf].dim())] for w in program.lifted.sources
         }
         self.hidden: dict[fx.Node, Tensor] = {}
+        self.entries: dict[fx.Node, Tensor] = {}
 
     def output(self, plan: ComponentPlan, positions: Tensor | None) -> list[Tensor]:
         return []
@@ -198,135 +185,13 @@ class _RecordedRun(_PlainRun):
         if plan.region.exit is None:
             self.writers[leaf] = plan.run_whole(reads, self.env)[None]
             return self.writers[leaf][0]
-        hidden = plan.plain_hidden(reads, self.env)
+        hidden, entries = plan.plain_features(reads, self.env)
+        self.entries |= entries
         if self.keep_hidden and plan.partition.component.name in self.program.neurons:
             self.hidden[leaf] = hidden
         self.writers[leaf], rest = plan.write(hidden, self.env)
         total = self.writers[leaf][0] if len(self.writers[leaf]) == 1 else self.writers[leaf].sum(0)
         return total if rest is None else total + rest
-
-
-def mask_neurons(
-    program: StreamProgram, plan: ComponentPlan, hidden: Tensor, masks: Masks, reference: Reference | None
-) -> Tensor:
-    """An MLP's hidden features (…, F) with masked ones at their ablation value."""
-    name = plan.partition.component.name
-    if masks.neurons is None or name not in program.neurons:
-        return hidden
-    start, stop = program.neurons[name]
-    mask = masks.neurons[start:stop]
-    ablated = reference.hidden.get(plan.region.leaf) if reference is not None else None
-    return hidden * mask if ablated is None else ablated + mask * (hidden - ablated)
-
-
-class _MaskedRun:
-    """One run with masked reads."""
-
-    def __init__(self, program: StreamProgram, env: Env, masks: Masks, reference: Reference) -> None:
-        self.program, self.env, self.masks, self.reference = program, env, masks, reference
-        self.layout = program.layout
-        self.buffers: dict[int, StreamBuffer] = {}
-        self.token = next(iter(program.traced.tensors.values())).new_zeros(1, dtype=torch.float32)
-        if torch.is_grad_enabled():
-            self.token.requires_grad_()
-        self.base: Env = {}
-        self._shapes = {i: self._lead(i) for i in range(len(self.layout.sizes))}
-
-    def _lead(self, stream: int) -> tuple[int, ...] | None:
-        shapes = [self.env[w.leaf].shape for w in self.program.lifted.sources if self.layout.place[w.leaf][0] == stream]
-        return tuple(torch.broadcast_shapes(*shapes)) if shapes else None
-
-    def outputs(self, positions: Tensor | None, first: int = 0) -> list[Tensor]:
-        """The output tensors; from step `first` on, where all before is as an earlier call has left it."""
-        if first == 0:
-            for writer in self.program.lifted.sources:
-                self._store(writer.leaf, self.env[writer.leaf][None], None)
-        results = []
-        for step in self.program.steps[first:]:
-            if isinstance(step, fx.Node):
-                self._advance(step)
-            elif step.region.output:
-                results.append(step.run_output(self._reads(step), self.env, positions))
-            else:
-                self._run(step)
-        return results
-
-    def _run(self, plan: ComponentPlan) -> None:
-        reads = self._reads(plan)
-        if plan.region.exit is None:
-            self._store(plan.region.leaf, plan.run_whole(reads, self.env)[None], None)
-            return
-        hidden = mask_neurons(self.program, plan, plan.hidden(reads, self.env), self.masks, self.reference)
-        values, rest = plan.write(hidden, self.env)
-        self._store(plan.region.leaf, values, rest)
-
-    def _reads(self, plan: ComponentPlan) -> list[Tensor]:
-        """One read a site: (K, …, D), or (…, D) for a region that runs whole."""
-        found = []
-        for site, layout in zip(plan.region.sites, self.layout.sites[plan.region.leaf], strict=True):
-            mask = layout.mask(self.masks)
-            base = self.base[site.value]
-            read = self._mix(site.value, mask, base)
-            found.append(read[0] if plan.region.exit is None else read)
-        return found
-
-    def _mix(self, value: fx.Node, mask: Tensor, base: Tensor) -> Tensor:
-        parts = self.layout.runs[value]
-        buffer = self.buffers[self.layout.stream[value]]
-        if len(parts) == 1 and not parts[0].scales and parts[0].start == 0:
-            return self._read(mask, base, buffer)
-        # Writers that reach the read through different scales are mixed run by run.
-        total: Tensor | None = None
-        column = 0
-        for part in parts:
-            count = part.stop - part.start
-            full = mask.new_zeros(len(mask), part.stop)
-            full = torch.cat([full[:, : part.start], mask[:, column : column + count]], 1)
-            column += count
-            mixed = self._read(full, base.new_zeros(()), buffer)
-            for scale in part.scales:
-                mixed = mixed * (self.env[scale] if isinstance(scale, fx.Node) else scale)
-            total = mixed if total is None else total + mixed
-        assert total is not None
-        return total + base
-
-    def _read(self, mask: Tensor, base: Tensor, buffer: StreamBuffer) -> Tensor:
-        result: Tensor = Read.apply(mask, base, self.token, buffer)  # type: ignore[no-untyped-call]
-        return result
-
-    def _store(self, leaf: fx.Node, values: Tensor, rest: Tensor | None) -> None:
-        """Put a leaf's writers' values into its stream's buffer and its ablation value into the base."""
-        stream, start = self.layout.place[leaf]
-        ablated = self.reference.writers.get(leaf)
-        if stream not in self.buffers:
-            shape = self._shapes[stream] or tuple(values.shape[1:])
-            self.buffers[stream] = StreamBuffer(self.layout.sizes[stream], shape, values)
-        shape = tuple(self.buffers[stream].data.shape[1:])
-        if values.shape[1:] != shape:
-            values = values.expand(len(values), *shape)
-        if ablated is not None:
-            ablated = _fit(ablated, values)
-        self.token = Write.apply(values, ablated, self.token, self.buffers[stream], start)  # type: ignore[no-untyped-call]
-        if not self.reference.values:
-            zero = values.new_zeros(())
-            base = zero if ablated is None else ablated.sum(0)
-            self.base[leaf] = base if rest is None else base + rest
-        if leaf in self.program.streams.terms:
-            self._set_base(leaf)
-
-    def _advance(self, node: fx.Node) -> None:
-        """The base of a stream value that is a sum or a scale of earlier ones."""
-        if node in self.reference.values:
-            self.base[node] = self.reference.values[node]
-            return
-        self.base[node] = node.target(*fx.map_arg(node.args, self._operand))  # type: ignore[operator]
-
-    def _operand(self, node: fx.Node) -> Any:
-        return self.base[node] if node in self.base else self.env[node]
-
-    def _set_base(self, leaf: fx.Node) -> None:
-        if leaf in self.reference.values:
-            self.base[leaf] = self.reference.values[leaf]
 
 
 class _AttributedRun(_PlainRun):

@@ -12,7 +12,7 @@ from passes.learn.control import Control
 from passes.learn.learner import Learner, Phase, Settings
 from passes.learn.objectives import Objective
 from passes.learn.parts import PARTS, Part
-from passes.learn.precision import Precision, program_in
+from passes.learn.precision import Precision, denormals_flushed, program_in
 from passes.learn.results import harden, kept_count, learned_circuit
 
 
@@ -50,7 +50,8 @@ def learn_circuit(
     if state is not None:
         learner.load(state)
     try:
-        done = learner.learn()
+        with denormals_flushed():
+            done = learner.learn()
     except TrainingError as error:
         error.circuit = learned_circuit(found, context, parts, bounds, steps_done=learner.done)
         raise
