@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import graphir
 from graphir.run import masked_run, tokens
 from graphir.run.masks import Masks
 from graphir.run.resume import ResumableRun
-from tests import zoo
+from tests import modules, zoo
 from tests.reference import ANATOMIES
 from tests.test_masked_program import assert_exact, case, projection, random_values, set_masks
 
@@ -167,3 +168,41 @@ def test_equal_inputs_need_no_mixing_at_all(sizes: list[int | None]) -> None:
     assert sizes == [0]
     assert_exact(logits, it.model(**it.batch).logits)
     assert not torch.autograd.grad(projection(logits), masks.edges)[0].any()
+
+
+@pytest.mark.parametrize(
+    ("kind", "causal"),
+    [
+        (modules.NormFreeTransformer, True),
+        (modules.EinsumTransformer, True),
+        (partial(modules.EncoderLayerTransformer, norm_first=True), True),
+        (partial(modules.EncoderLayerTransformer, norm_first=False), True),
+        (modules.FourierTransformer, False),
+    ],
+)
+def test_modules_nobody_prepared_for_give_the_same(
+    kind: Callable[[], torch.nn.Module], *, causal: bool, monkeypatch: pytest.MonkeyPatch, sizes: list[int | None]
+) -> None:
+    """Their embeddings of positions have no axis of rows."""
+    model = modules.prepared(kind()).double()
+    (ids,) = modules.token_example()
+    other = ids.clone()
+    other[0, 3:] += 1
+    other[1, 5:] += 1
+    other %= int(ids.max()) + 1
+    graph = graphir.trace(model, (ids,))
+    program = graphir.lower(graph)
+    edges = random_values(len(graph.edges), 3)
+    sizes.clear()
+
+    def run() -> tuple[Tensor, Tensor]:
+        masks = set_masks(program, edges, 1.0)
+        output = program.outputs((ids,), (other,), masks)[0]
+        return output.detach(), torch.autograd.grad(projection(output), masks.edges)[0]
+
+    found = run()
+    assert sizes == [(7 - 3) + (7 - 5) if causal else None]
+    everywhere(monkeypatch)
+    wanted = run()
+    assert_exact(found[0], wanted[0], "output")
+    assert_exact(found[1], wanted[1], "gradient")

@@ -61,7 +61,7 @@ class MaskedRun:
             if self.masks.weights is None and self.masks.neurons is None:
                 self.tokens = differing_tokens(self.program, self.env, self.reference, positions)
             for writer in self.program.lifted.sources:
-                self._store(writer.leaf, self.env[writer.leaf][None], None)
+                self._store(writer.leaf, self._at_tokens(self.env[writer.leaf][None]), None)
         results = []
         for step in self.program.steps[first:]:
             if isinstance(step, fx.Node):
@@ -75,7 +75,8 @@ class MaskedRun:
     def _run(self, plan: ComponentPlan) -> None:
         leaf = plan.region.leaf
         if plan.region.exit is None:
-            self._store(leaf, plan.run_whole(self._whole_reads(plan), self.env)[None], None)
+            values = plan.run_whole(self._whole_reads(plan), self.env)[None]
+            self._store(leaf, self._at_tokens(values), None)
             return
         reads, known = self._reads(plan), None
         if self.tokens is not None and plan.front_by_token:
@@ -84,10 +85,11 @@ class MaskedRun:
             reads = [self._whole(site.value, read) for site, read in zip(plan.region.sites, reads, strict=True)]
         hidden = plan.hidden(reads, self.env, known)
         hidden = mask_neurons(self.program, plan, hidden, self.masks, self.reference)
-        if self.tokens is not None and plan.back_by_token and hidden.shape[:-1] == self.tokens.shape:
-            hidden = self.tokens.take(hidden)
+        taken = self.tokens is not None and plan.by_token
+        if self.tokens is not None and plan.back_by_token and not taken:
+            hidden, taken = self.tokens.take(hidden), True
         values, rest = plan.write(hidden, self.env)
-        self._store(leaf, values, rest)
+        self._store(leaf, values if taken else self._at_tokens(values), rest)
 
     def _reads(self, plan: ComponentPlan) -> list[Tensor]:
         """One read a site: (K, …, D), or (K, n, D) at the tokens that differ."""
@@ -104,6 +106,12 @@ class MaskedRun:
     def _whole(self, value: fx.Node, read: Tensor) -> Tensor:
         """A read at all tokens."""
         return read if self.tokens is None else self.tokens.put(self.base[value], read)
+
+    def _at_tokens(self, values: Tensor) -> Tensor:
+        """Writers' values (U, n, D) at the tokens that differ, from (U, B, S, D) or, of positions, (U, S, D)."""
+        if self.tokens is None:
+            return values
+        return self.tokens.take(values if values.dim() == 4 else values[:, None])
 
     def _base(self, value: fx.Node) -> Tensor:
         """What a read of a stream value is with all its edges cut; at the tokens that differ, where they are known."""
@@ -146,7 +154,6 @@ class MaskedRun:
         if self.tokens is not None:
             assert ablated is not None
             ablated = self.tokens.take(ablated)
-            values = values if values.shape[1:] == ablated.shape[1:] else self.tokens.take(values)
         if stream not in self.buffers:
             lead = self._shapes[stream] if self.tokens is None else None
             shape = lead or tuple(values.shape[1:])
