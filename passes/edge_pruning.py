@@ -6,7 +6,7 @@ with node masks multiplied into those of edges. λ is controlled so that the exp
 `passes.learn.control`). Departures from the published schedule, for runs of hundreds of steps instead of thousands:
 log α starts from the ranks of EAP scores (near zero at the percentile to be kept) where the sampled mask has a
 gradient, the target rises from the density that these masks have (or is fixed from the start), and there is no weight
-decay.
+decay. `hard_steps` then go on with the masks that would be kept, hard as they are, by a straight-through gradient.
 """
 
 from __future__ import annotations
@@ -50,12 +50,13 @@ class EdgePruning(EdgePruningOptions, Pass):
             )
         target = self.target if self.target is not None else 1.0 - float(bound or 0.0)
         start = self._starting_density(target)
+        masked = frozenset(("edges", "nodes") if self.node_masks else ("edges",))
         return learn_circuit(
             self, context,
             lambda fresh: self._parts(context, start, fresh=fresh),
             lambda parts: self._controls(target, start, context.bound("nodes"), parts),
             Objective.of(context.task), Settings("edge-pruning", self.batch_size, decay=self.decay),
-            [Phase(self.steps, frozenset(("edges", "nodes") if self.node_masks else ("edges",)))],
+            [Phase(self.steps, masked), Phase(self.hard_steps, masked, hard=True)],
             self.precision,
         )  # fmt: skip
 

@@ -98,6 +98,11 @@ class EdgePruningOptions:
         1.0, "share of the steps, at the end, over which the learning rate falls to 0", above=0, maximum=1,
         unit="fraction",
     )  # fmt: skip
+    hard_steps: int = option(
+        0,
+        "further steps on the hard masks themselves, at the learning rate falling to 0 once more",
+        minimum=0,
+    )
     initial: Literal["eap", "ones"] = option("eap", "starting masks: percentiles of EAP scores, or all on")
     seeds: tuple[int, ...] = option((0,), "one run for each seed; the best on validation data is kept", minimum=0)
     node_masks: bool = option(False, "learn a mask for each node as well")

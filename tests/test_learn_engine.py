@@ -17,11 +17,12 @@ from graphir.run.circuit_module import hard_masks
 from graphir.run.masks import Masks
 from passes.base import Constraint, RunContext
 from passes.learn.initial import constant_part
-from passes.learn.learner import Learner, Phase, Settings
+from passes.learn.learner import LIMIT, Learner, Phase, Settings
 from passes.learn.objectives import Objective
 from passes.learn.parametrizations import GumbelSigmoid, HardConcrete
 from passes.learn.parts import Part
 from passes.learn.results import harden, pinned_nodes
+from passes.measure import Evaluator
 from passes.metrics import kl_from, logits_at
 from tests.learning import Memory, Recorder, same, toy
 
@@ -124,6 +125,8 @@ def test_hard_complements_of_weights_and_edges() -> None:
 RUNS: dict[str, dict[str, Any]] = {
     "edge_pruning": {"method": "edge_pruning", "edges": 5, "node_masks": True, "nodes": 0.8},
     "projected": {"method": "edge_pruning", "edges": 20, "control": "projection"},
+    "on_hard_masks": {"method": "edge_pruning", "edges": 10, "steps": 4, "hard_steps": 6},
+    "before_hard_masks": {"method": "edge_pruning", "edges": 10, "steps": 6, "hard_steps": 4},
     "joint": {"method": "discogp", "edges": 10, "weights": 0.2, "completeness_from": 0.0},
     "in_turns": {"method": "discogp", "edges": 10, "weights": 0.2, "order": "alternating", "turn": 3},
     "one_after_the_other": {"method": "discogp", "edges": 10, "weights": 0.2, "order": "weights_edges"},
@@ -133,6 +136,35 @@ RUNS: dict[str, dict[str, Any]] = {
     "subnetwork_probing": {"method": "subnetwork_probing", "edges": 10},
     "continuous_sparsification": {"method": "continuous_sparsification", "weights": 0.3},
 }
+
+
+def test_a_hard_phase_runs_on_what_would_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    program, task = toy()
+    seen: list[Tensor] = []
+    original = Learner.draw
+
+    def watched(self: Learner, phase: Phase, *args: Any, **more: Any) -> Any:
+        drawn = original(self, phase, *args, **more)
+        if phase.hard and drawn.masks.edges is not None:
+            assert self.parts["edges"].logits["edges"].abs().max() <= LIMIT
+            seen.append(drawn.masks.edges.detach().clone())
+        return drawn
+
+    monkeypatch.setattr(Learner, "draw", watched)
+    circuit = passes.run("edge_pruning", program, task, edges=10, steps=3, hard_steps=5)
+    assert len(seen) == 5
+    assert all(set(mask.tolist()) == {0.0, 1.0} and mask.sum() == 10 for mask in seen)
+    assert circuit.provenance["steps_done"] == 8
+
+
+def test_hard_steps_mend_a_bad_choice() -> None:
+    """After one step the masks know nothing; the hard ones come to explain the model."""
+    program, task = toy()
+    judge = Evaluator(program, task, "train")
+    options: dict[str, Any] = {"edges": 10, "initial": "ones", "steps": 1}
+    before = judge.measure_circuit(passes.run("edge_pruning", program, task, **options))["kl"]
+    after = judge.measure_circuit(passes.run("edge_pruning", program, task, hard_steps=150, **options))["kl"]
+    assert after < 0.5 * before
 
 
 @pytest.mark.parametrize("name", RUNS)

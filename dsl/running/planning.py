@@ -338,7 +338,7 @@ def _circuit_stages(circuit: CircuitSpec, work: Work, gflops: float) -> Iterator
 def learning_stage(circuit: CircuitSpec, work: Work, seeds: int, gflops: float) -> Stage:
     """Learning the circuit from so many seeds."""
     options = circuit.method.options
-    steps = int(getattr(options, "steps", 1)) * seeds
+    steps = (int(getattr(options, "steps", 1)) + int(getattr(options, "hard_steps", 0))) * seeds
     forward, backward, reads, examples = 3 * steps, steps, 3.0 * steps, steps * work.batch
     if getattr(options, "initial", "") == "eap":
         batches = seeds * math.ceil(min(WARM_START_EXAMPLES, work.examples["train"]) / work.batch)

@@ -30,14 +30,23 @@ from passes.tokenizing import TokenizedExample
 Idle = Literal["open", "hard", "sampled"]
 
 
+LIMIT = 6.0
+
+
 @dataclass(frozen=True)
 class Phase:
     """Some steps in which the parts named in `learning` learn. The others are left `open` (all kept), drawn without
-    learning (`sampled`), or `hard`: cut to what would be kept."""
+    learning (`sampled`), or `hard`: cut to what would be kept.
+
+    In a `hard` phase those that learn are cut so, too. The gradient of the hard masks goes straight to the logits, and
+    those are confined to ±`LIMIT` so that any can still change sides; nothing pushes on densities, which are met. Adam
+    starts afresh with ε at the mean gradient: entries that hardly matter hardly move.
+    """
 
     steps: int
     learning: frozenset[str]
     idle: Idle = "open"
+    hard: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,10 +118,11 @@ class Learner:
         raise AssertionError("no steps are left")
 
     def _own(self, part: str) -> tuple[int, int]:
-        """How many steps a part has learned, and will in all."""
+        """How many steps a part has learned, and will in all, in phases that are hard as this one is, or soft."""
         start = learned = total = 0
+        hard = self.done < self.steps and self._phase().hard
         for phase in self.phases:
-            if part in phase.learning:
+            if part in phase.learning and phase.hard == hard:
                 learned += min(max(self.done - start, 0), phase.steps)
                 total += phase.steps
             start += phase.steps
@@ -132,12 +142,14 @@ class Learner:
         parts = {name: self.parts[name] for name in self.parts if name in phase.learning}
         for name, part in parts.items():
             self._prepare(name, part)
-        forces = {name: self._force(name, part) for name, part in parts.items()}
+            if phase.hard:
+                part.turn_hard(LIMIT, afresh=self._own(name)[0] == 0)
+        forces = {} if phase.hard else {name: self._force(name, part) for name, part in parts.items()}
         loss = self._descend(batch, phase, forces)
         values = {"loss": loss, self.objective.faithfulness: loss}
         if self._completes():
             values["completeness"] = self._descend(batch, phase, None)
-        for name in parts:
+        for name in parts if not phase.hard else ():
             found = self.density(name)[0]
             values["density" if len(parts) == 1 else f"density({name})"] = found
             if len(parts) == 1 and isinstance(control := self.controls[name], Lagrangian | Projection):
@@ -155,7 +167,10 @@ class Learner:
         part.parametrization = part.parametrization.at(learned / max(total, 1))
         left = 1.0 - learned / total
         part.set_rate(min(1.0, left / self.settings.decay) if self.settings.decay > 0 else 1.0)
-        part.offset = self.controls[name].offset_for(lambda offset: self.density(name, offset), part.offset, learned)
+        if not self._phase().hard:
+            part.offset = self.controls[name].offset_for(
+                lambda offset: self.density(name, offset), part.offset, learned
+            )
 
     def density(self, name: str, offset: float | None = None) -> tuple[float, float]:
         """Expected density of a part and its derivative by the offset; an edge needs its writer's node, too."""
@@ -294,6 +309,10 @@ class Learner:
             leaf = part.leaf()
             if learning:
                 leaves[name] = leaf
+            if learning and phase.hard:
+                (kept,) = self.harden(name).values()
+                drawn[name] = (leaf - leaf.detach() + kept).to(self.program.dtype)
+                continue
             drawn[name] = part.mask(leaf if learning else leaf.detach(), spot).to(self.program.dtype)
         weights = self._draw_weights(phase, spot, complement=complement, take=take)
         masks = Masks(drawn.get("edges"), drawn.get("nodes"), drawn.get("neurons"), weights)

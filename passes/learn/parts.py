@@ -148,6 +148,17 @@ class Part:
         for optimizer in self._optimizers.values():
             optimizer.param_groups[0]["lr"] = self.rate * factor
 
+    def turn_hard(self, limit: float, *, afresh: bool) -> None:
+        """Get ready for a step on hard masks (`passes.learn.learner.Phase`): logits within ±`limit`, ε at the mean
+        gradient, and, if `afresh`, an optimizer that has seen nothing."""
+        self.epsilon = 1.0
+        for key, value in self.logits.items():
+            value.clamp_(-limit - self.offset, limit - self.offset)
+            if afresh:
+                self._optimizers[key].state.clear()
+        if afresh:
+            self.mean_gradient = 0.0
+
     # --- keeping ---------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Tensor]:
