@@ -16,8 +16,9 @@ from tests.running import run_text
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALLER = {
     "ioi": {
-        "n: 480": "n: 80", "steps: 200": "steps: 4", "steps: 600": "steps: 4", "warmup: 70": "warmup: 2",
-        "warmup: 200": "warmup: 2", "examples: 64": "examples: 8", "kl <= 0.15": "kl <= 10", "kl <= 0.2": "kl <= 10",
+        "n: 696": "n: 90", " steps: 900": " steps: 3", " steps: 550": " steps: 3", "hard_steps: 200": "hard_steps: 2",
+        "hard_steps: 250": "hard_steps: 2", "warmup: 150": "warmup: 2", "warmup: 200": "warmup: 2",
+        "examples: 64": "examples: 8", "kl <= 0.15": "kl <= 10", "kl <= 0.2": "kl <= 10",
         "accuracy >= 0.9": "accuracy >= 0",
     },
     "smollm2_blocks": {"n: 256": "n: 24", "permutations: 999": "permutations: 39", "replicates: 20": "replicates: 3"},
