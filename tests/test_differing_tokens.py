@@ -58,13 +58,11 @@ def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(masked_run, "differing_tokens", lambda *_: None)
 
 
-@pytest.mark.parametrize("name", zoo.FAMILIES)
+@pytest.mark.parametrize("name", [name for name in zoo.FAMILIES if name != "vit"])
 def test_every_family_gives_the_same_where_tokens_are_left_out(
     name: str, monkeypatch: pytest.MonkeyPatch, sizes: list[int | None]
 ) -> None:
     instance = zoo.build(name)
-    if "input_ids" not in instance.other:
-        pytest.skip("reads no tokens")
     double = name not in ONLY_SINGLE
     graph = graphir.trace(zoo.in_float64(instance.model) if double else instance.model, instance.example)
     program = graphir.lower(graph)
