@@ -142,8 +142,6 @@ class Learner:
         parts = {name: self.parts[name] for name in self.parts if name in phase.learning}
         for name, part in parts.items():
             self._prepare(name, part)
-            if phase.hard:
-                part.turn_hard(LIMIT, afresh=self._own(name)[0] == 0)
         forces = {} if phase.hard else {name: self._force(name, part) for name, part in parts.items()}
         loss = self._descend(batch, phase, forces)
         values = {"loss": loss, self.objective.faithfulness: loss}
@@ -162,15 +160,15 @@ class Learner:
         return chosen.completeness > 0 and share >= chosen.completeness_from and due
 
     def _prepare(self, name: str, part: Part) -> None:
-        """Temperature, learning rate and offset for this step."""
+        """Temperature, learning rate and offset for this step, or what a step on hard masks needs in its place."""
         learned, total = self._own(name)
         part.parametrization = part.parametrization.at(learned / max(total, 1))
         left = 1.0 - learned / total
         part.set_rate(min(1.0, left / self.settings.decay) if self.settings.decay > 0 else 1.0)
-        if not self._phase().hard:
-            part.offset = self.controls[name].offset_for(
-                lambda offset: self.density(name, offset), part.offset, learned
-            )
+        if self._phase().hard:
+            part.turn_hard(LIMIT, afresh=learned == 0)
+            return
+        part.offset = self.controls[name].offset_for(lambda offset: self.density(name, offset), part.offset, learned)
 
     def density(self, name: str, offset: float | None = None) -> tuple[float, float]:
         """Expected density of a part and its derivative by the offset; an edge needs its writer's node, too."""
