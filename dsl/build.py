@@ -221,7 +221,7 @@ class Builder:
         graph, task, method = (_after(children, word) for word in ("DISCOVER", "FOR", "WITH"))
         block = self._block(children)
         use = tree.MethodUse(method.span.to(block.span) if block else method.span, method, block)
-        clauses = _of(children, (tree.Minimize, tree.SubjectTo, tree.Top))
+        clauses = _of(children, (tree.Origin, tree.Minimize, tree.SubjectTo, tree.Top))
         return tree.Circuit(span, name, graph, task, use, clauses, _circuit_kind(children))
 
     def composition(self, span: Span, children: list[Any]) -> tree.Composition:
@@ -254,6 +254,9 @@ class Builder:
     def axis(self, span: Span, children: list[Any]) -> tree.Axis:
         _, name, _, *values = children
         return tree.Axis(span, name, tuple(values))
+
+    def origin(self, span: Span, children: list[Any]) -> tree.Origin:
+        return tree.Origin(span, children[-1])
 
     def minimize(self, span: Span, children: list[Any]) -> tree.Minimize:
         return tree.Minimize(span, children[-1])

@@ -18,10 +18,11 @@ from dsl.checking.analyses import (
 )
 from dsl.checking.checks import check_check, check_evidence, check_measure
 from dsl.checking.circuits import check_circuit
-from dsl.checking.compositions import check_composition, check_import, is_circular, order_of
+from dsl.checking.compositions import check_composition, check_import
 from dsl.checking.context import Context, Options
 from dsl.checking.exports import check_export, check_report
 from dsl.checking.gates import check_gates
+from dsl.checking.order import Made, is_circular, order_of
 from dsl.checking.queries import check_query
 from dsl.checking.sections import check_graph, check_model
 from dsl.checking.sweeps import check_sweep
@@ -76,10 +77,10 @@ def _rules(written: dict[str, tree.Text]) -> list[tuple[str, type[Any], Rule]]:
         ("graphs", tree.GraphSection, check_graph),
         ("tasks", tree.Task, check_tasks),
         ("corpora", tree.Corpus, check_corpus),
-        ("circuits", tree.Circuit, check_circuit),
+        ("circuits", tree.Circuit, _in_order(tree.Circuit, check_circuit)),
         ("sweeps", tree.Sweep, check_sweep),
         ("imports", tree.Import, check_import),
-        ("compositions", tree.Composition, _composition_rule()),
+        ("compositions", tree.Composition, _in_order(tree.Composition, check_composition)),
         ("queries", tree.Query, check_query),
         ("analyses", tree.Analyze, check_analysis),
         ("blocks", tree.Blocks, check_blocks),
@@ -96,14 +97,14 @@ def _rules(written: dict[str, tree.Text]) -> list[tuple[str, type[Any], Rule]]:
     ]
 
 
-def _composition_rule() -> Rule:
-    """Compositions are all checked when the first is met, in the order in which they name each other."""
+def _in_order(kind: type[Made], check: Rule) -> Rule:
+    """Sections of a kind that name each other are all checked when the first is met, those that others name first."""
     done: dict[int, Any] = {}
 
-    def rule(context: Context, section: tree.Composition) -> Any:
+    def rule(context: Context, section: Made) -> Any:
         if not done:
-            for each in order_of(context.file.sections):
-                done[id(each)] = None if is_circular(context, each) else check_composition(context, each)
+            for each in order_of([each for each in context.file.sections if isinstance(each, kind)]):
+                done[id(each)] = None if is_circular(context, each) else check(context, each)
                 if done[id(each)] is not None and context.is_declared(each.name.text, each):
                     context.specs[each.name.text] = done[id(each)]
         return done[id(section)]

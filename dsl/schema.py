@@ -135,9 +135,10 @@ SECTIONS: Mapping[str, Section] = {
     ),
     "circuit": Section(
         "circuit NAME = discover GRAPH for TASK with METHOD { … } minimize … subject to …",
-        "A circuit to be found: by learning masks under constraints, or by ranking edges (`top 3.4%`). Or one made of "
-        "others: `circuit both = a & b`, `a | b`, `a - b`, `a + b` (weights added), `~a`, with `for TASK` where the "
-        "operands differ in it, and `ablate KIND` where they differ in that.",
+        "A circuit to be found: by learning masks under constraints, or by ranking edges (`top 3.4%`). With `from "
+        "OTHER` learning goes on from the masks of another learned circuit of the graph. Or one made of others: "
+        "`circuit both = a & b`, `a | b`, `a - b`, `a + b` (weights added), `~a`, with `for TASK` where the operands "
+        "differ in it, and `ablate KIND` where they differ in that.",
     ),
     "sheaf": Section(
         "sheaf NAME = discover GRAPH for TASK with METHOD { … } subject to density(weights) <= 5%, density(edges) "

@@ -138,7 +138,8 @@ class CircuitSpec(Located):
     """A circuit to be found; `kind` is circuit or sheaf (weights and edges together).
 
     `minimize` is None when the file leaves it to the method (then `kl(model, circuit)`). `top` says how many edges a
-    ranking keeps. A member of a sweep has its name in `sweep` and its value on each axis, as written, in `at`.
+    ranking keeps, `origin` whose masks learning starts from. A member of a sweep has its name in `sweep` and its value
+    on each axis, as written, in `at`.
     """
 
     name: str
@@ -151,6 +152,7 @@ class CircuitSpec(Located):
     kind: str = "circuit"
     sweep: str | None = None
     at: Mapping[str, str] = field(default_factory=dict)
+    origin: CircuitSpec | None = None
 
     @property
     def label(self) -> str:

@@ -43,10 +43,10 @@ __all__ = [
     "Blocks", "Call", "Check", "Circuit", "Cluster", "Combination", "Comment", "Composition", "Corpus", "Data",
     "Declaration", "Drift", "Entry", "Evidence", "Export", "Expression", "File", "ForTask", "Formula", "Gate",
     "GraphSection", "Import", "Include", "Item", "Lesion", "Let", "Limit", "Measure", "Member", "MethodUse",
-    "Metric", "Minimize", "Model", "Name", "Node", "Number", "Pattern", "Predict", "Query", "QueryClause",
-    "Range", "Region", "Report", "Section", "Selected", "Selector", "Set", "Shrink", "Split", "Statement",
-    "SubjectTo", "Subtask", "Sweep", "Task", "Text", "Through", "Top", "Unary", "Value", "Where", "children",
-    "walk",
+    "Metric", "Minimize", "Model", "Name", "Node", "Number", "Origin", "Pattern", "Predict", "Query",
+    "QueryClause", "Range", "Region", "Report", "Section", "Selected", "Selector", "Set", "Shrink", "Split",
+    "Statement", "SubjectTo", "Subtask", "Sweep", "Task", "Text", "Through", "Top", "Unary", "Value", "Where",
+    "children", "walk",
 ]
 # fmt: on
 
@@ -168,6 +168,13 @@ class Top(Node):
 
 
 @record
+class Origin(Node):
+    """`from CIRCUIT`: where learning starts."""
+
+    circuit: Name
+
+
+@record
 class Circuit(Node):
     """`circuit NAME = discover GRAPH for TASK with METHOD { … } clauses`; `kind` is circuit or sheaf."""
 
@@ -175,7 +182,7 @@ class Circuit(Node):
     graph: Name
     task: Name
     method: MethodUse
-    clauses: tuple[Minimize | SubjectTo | Top, ...]
+    clauses: tuple[Origin | Minimize | SubjectTo | Top, ...]
     kind: str = "circuit"
 
 

@@ -31,18 +31,20 @@ def run(
     seed: int = 0,
     observer: Observer | None = None,
     checkpoint: Checkpoint | None = None,
+    origin: Circuit | None = None,
     **options: Any,
 ) -> Circuit:
     """Run a pass by name, class or value and return its circuit.
 
     `density` bounds the share of edges kept, `edges` their number, `nodes`, `weights` and `neurons` the share of those;
-    without a bound a ranking method keeps every edge, with its scores. `options` are the pass's fields. Raises
+    without a bound a ranking method keeps every edge, with its scores. A method that learns starts from the masks of
+    `origin`, a learned circuit of the same graph, where it is given. `options` are the pass's fields. Raises
     `UnknownNameError` for an unknown pass, `TypeError` for an unknown option, `GraphirError` for a bound on what the
-    pass does not mask. Under `optimal` ablation the circuit comes with the constants that are learned for its own
-    masks, unless the pass has learned them.
+    pass does not mask and for an origin that it cannot start from. Under `optimal` ablation the circuit comes with the
+    constants that are learned for its own masks, unless the pass has learned them.
     """
     from graphir.errors import GraphirError
-    from passes.base import Constraint, Pass, RunContext, check_bounds
+    from passes.base import Constraint, Pass, RunContext, check_bounds, check_origin
     from passes.observe import NoCheckpoint, SilentObserver
     from passes.registry import find_pass
 
@@ -59,9 +61,10 @@ def run(
     shares = {"nodes": nodes, "weights": weights, "neurons": neurons}
     bounds += [Constraint(part, share) for part, share in shares.items() if share is not None]
     context = RunContext(
-        program, task, tuple(bounds), metric, seed, observer or SilentObserver(), checkpoint or NoCheckpoint()
+        program, task, tuple(bounds), metric, seed, observer or SilentObserver(), checkpoint or NoCheckpoint(), origin
     )
     check_bounds(chosen, [bound.part for bound in bounds])
+    check_origin(chosen, context)
     circuit = chosen.run(context)
     if task.ablation == "optimal" and not circuit.constants:
         from passes.optimal_constants import with_optimal_constants

@@ -32,7 +32,8 @@ class Constraint:
 
 @dataclass(frozen=True, eq=False)
 class RunContext:
-    """What a pass works on. `constraints` bound the densities, `metric` names the task metric that scores attribute."""
+    """What a pass works on. `constraints` bound the densities, `metric` names the task metric that scores attribute,
+    `origin` is a circuit of the same graph whose learned masks are where learning starts."""
 
     program: MaskedProgram
     task: Task
@@ -41,6 +42,7 @@ class RunContext:
     seed: int = 0
     observer: Observer = field(default_factory=SilentObserver)
     checkpoint: Checkpoint = field(default_factory=NoCheckpoint)
+    origin: Circuit | None = None
 
     @property
     def graph(self) -> Graph:
@@ -84,6 +86,20 @@ def check_bounds(found: Pass, parts: Iterable[str]) -> None:
             )
 
 
+def check_origin(found: Pass, context: RunContext) -> None:
+    """`GraphirError` for an origin of another graph, and for a pass that learns no masks."""
+    if context.origin is None:
+        return
+    if not getattr(found, "learns", True) or getattr(found, "masks", ("edges",)) == ("weights",):
+        raise GraphirError(
+            f"`{found.name}` learns no masks on edges, nodes or neurons, so it cannot start from those of a circuit",
+            ["learn with `edge_pruning`"],
+        )
+    graph = context.origin.graph
+    if graph.model_hash != context.graph.model_hash or len(graph.edges) != len(context.graph.edges):
+        raise GraphirError("learning starts from a circuit of another model or graph", ["discover both on one graph"])
+
+
 def keep_top(scores: np.ndarray, count: int, *, absolute: bool = False) -> np.ndarray:
     """A boolean mask of the `count` highest scores; ties go to the earlier entry. Not-a-number ranks last."""
     values = np.nan_to_num(np.abs(scores) if absolute else scores, nan=-np.inf)
@@ -111,5 +127,6 @@ def provenance_of(found: Pass, context: RunContext, **more: Any) -> dict[str, An
     return {
         **found.describe(), "seed": context.seed, "task": context.task.name, "data": context.task.identity,
         "model": context.graph.model_hash, "equivalence": context.graph.equivalence, "torch": torch.__version__,
-        "constraints": {c.part: c.density for c in context.constraints}, **more,
+        "constraints": {c.part: c.density for c in context.constraints},
+        **({} if context.origin is None else {"origin": context.origin.name}), **more,
     }  # fmt: skip

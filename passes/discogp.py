@@ -34,7 +34,6 @@ from passes.learn.running import learn_circuit
 from passes.options import DiscogpOptions
 
 _EXAMPLES = 64
-_OPEN = 2.0
 _WEIGHT_LIKE = frozenset({"weights", "neurons"})
 
 
@@ -105,8 +104,8 @@ class Discogp(DiscogpOptions, Pass):
         }  # fmt: skip
         device = context.program.device
         for name in (name for name in wanted if name in sizes):
-            values = torch.full((sizes[name],), HIGHEST if name == "nodes" else _OPEN)
-            if name == "edges" and warm:
+            values = torch.full((sizes[name],), HIGHEST if name == "nodes" else self.initial_logit)
+            if name == "edges" and warm and context.origin is None:
                 density = context.bound("edges")
                 scores = np.abs(score_edges(context, batch_size=self.batch_size, examples=_EXAMPLES))
                 values = ranked(scores, 0.5 if density is None else density)
@@ -122,11 +121,14 @@ class Discogp(DiscogpOptions, Pass):
             density = 0.5 if bound is None else bound
             return attributed_weights(context, names, density, batch_size=self.batch_size, examples=_EXAMPLES)
         tensors = program.traced.tensors
-        return {name: torch.full_like(tensors[name], _OPEN, dtype=torch.float32) for name in names}
+        return {name: torch.full_like(tensors[name], self.initial_logit, dtype=torch.float32) for name in names}
 
     # --- when and how far --------------------------------------------------------------------------------------------
 
     def _phases(self, parts: frozenset[str]) -> list[Phase]:
+        return [*self._soft_phases(parts), Phase(self.hard_steps, parts, hard=True)]
+
+    def _soft_phases(self, parts: frozenset[str]) -> list[Phase]:
         if self.order == "joint":
             return [Phase(self.steps, parts)]
         weights, edges = parts & _WEIGHT_LIKE, parts - _WEIGHT_LIKE
@@ -143,7 +145,7 @@ class Discogp(DiscogpOptions, Pass):
     def _controls(self, context: RunContext, parts: Mapping[str, Part], phases: list[Phase]) -> dict[str, Control]:
         found: dict[str, Control] = {}
         for name, part in parts.items():
-            steps = sum(phase.steps for phase in phases if name in phase.learning)
+            steps = sum(phase.steps for phase in phases if name in phase.learning and not phase.hard)
             warmup, bound = round(self.warmup * steps), context.bound(name)
             if self.control == "ramp":
                 found[name] = Ramp(

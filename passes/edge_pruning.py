@@ -5,8 +5,9 @@
 with node masks multiplied into those of edges. λ is controlled so that the expected density ends at the target (see
 `passes.learn.control`). Departures from the published schedule, for runs of hundreds of steps instead of thousands:
 log α starts from the ranks of EAP scores (near zero at the percentile to be kept) where the sampled mask has a
-gradient, the target rises from the density that these masks have (or is fixed from the start), and there is no weight
-decay. `hard_steps` then go on with the masks that would be kept, hard as they are, by a straight-through gradient.
+gradient, or where another circuit's masks ended; the target rises from the density that these masks have (or is fixed
+from the start), and there is no weight decay. `hard_steps` then go on with the masks that would be kept, hard as they
+are, by a straight-through gradient.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class EdgePruning(EdgePruningOptions, Pass):
                 "edge pruning needs to know how sparse to become", ["bound the density of edges, or give `target`"]
             )
         target = self.target if self.target is not None else 1.0 - float(bound or 0.0)
-        start = self._starting_density(target)
+        start = self._starting_density(target, context)
         masked = frozenset(("edges", "nodes") if self.node_masks else ("edges",))
         return learn_circuit(
             self, context,
@@ -60,8 +61,14 @@ class EdgePruning(EdgePruningOptions, Pass):
             self.precision,
         )  # fmt: skip
 
-    def _starting_density(self, target: float) -> float:
+    def _starting_density(self, target: float, context: RunContext) -> float:
         """Of the edge masks, at the first step."""
+        if context.origin is not None:
+            if self.start is not None or self.initial == "ones":
+                raise GraphirError(
+                    "masks that start from a circuit have its density", ["leave `start` and `initial` out"]
+                )
+            return float(np.mean(context.origin.scores.get("edges", 1.0)))
         if self.initial == "ones":
             if self.start is not None:
                 raise GraphirError(
@@ -72,7 +79,7 @@ class EdgePruning(EdgePruningOptions, Pass):
 
     def _parts(self, context: RunContext, start: float, *, fresh: bool) -> dict[str, Part]:
         device, total = context.program.device, len(context.graph.edges)
-        if self.initial == "eap" and fresh:
+        if self.initial == "eap" and fresh and context.origin is None:
             scores = np.abs(score_edges(context, batch_size=self.batch_size, examples=_EAP_EXAMPLES))
             logits = ranked(scores, start / 2).to(device)
         else:

@@ -30,6 +30,8 @@ from passes.observe import Observer, SilentObserver
 from passes.task import Batch, Task
 
 Metrics = dict[str, float]
+TOKENS = 512
+"""What a batch to be measured holds at least: of fewer tokens, a pass spends its time on reading weights."""
 
 
 def masks_of(circuit: Circuit | CircuitSum, program: MaskedProgram, *, complement: bool = False) -> Masks:
@@ -41,8 +43,10 @@ def masks_of(circuit: Circuit | CircuitSum, program: MaskedProgram, *, complemen
 
 
 class Evaluator:
-    """Measures masks on one split. The full model's logits at the predicting positions are kept; ablation values are
-    computed anew for each batch, so that memory does not grow with the data. With `agreement` two more metrics compare
+    """Measures masks on one split, in batches of `batch_size` rows, more where these are short: up to `TOKENS` tokens.
+
+    The full model's logits at the predicting positions are kept; ablation values are computed anew for each batch, so
+    that memory does not grow with the data. With `agreement` two more metrics compare
     with the model: `jsd` (nats) and `kendall_tau` over the task's candidate tokens."""
 
     def __init__(
@@ -59,7 +63,8 @@ class Evaluator:
         self._tokens = candidate_tokens(task).to(program.device) if agreement else None
         self.observer = observer or SilentObserver()
         self._source = ReferenceSource(program, task)
-        self._batches = [batch.to(program.device) for batch in task.batches(split, batch_size)]
+        rows = max(batch_size, task.rows_for(split, TOKENS))
+        self._batches = [batch.to(program.device) for batch in task.batches(split, rows)]
         with torch.no_grad():
             self._full = [
                 logits_at(program.outputs(batch.inputs, positions=batch.positions), batch) for batch in self._batches

@@ -264,6 +264,9 @@ class DiscogpOptions:
     masks: ClassVar[tuple[str, ...]] = ("edges", "nodes", "weights", "neurons")
 
     steps: int = option(400, "optimizer steps", minimum=1)
+    hard_steps: int = option(
+        0, "further steps on the hard masks themselves, at the learning rate falling to 0 once more", minimum=0
+    )
     batch_size: int = option(8, "examples in a step", minimum=1)
     parts: Literal[
         "weights edges", "weights", "neurons", "nodes", "edges", "weights neurons", "weights nodes", "neurons nodes",
@@ -313,6 +316,9 @@ class DiscogpOptions:
     )
     sharpen: float = option(1.0, "how much less noise masks of zeros and ones have at the end than at first", minimum=1)
     initial: Literal["attribution", "ones"] = option("attribution", "starting masks: ranks of attributions, or all on")
+    initial_logit: float = option(
+        2.0, "logit of masks that start all on: 2 keeps an entry with probability 0.88, 4 with 0.98", above=0
+    )
     embeddings: bool = option(False, "mask the weights of embeddings and of the output, too")
     norms: bool = option(False, "mask the weights of norms, too")
     seeds: tuple[int, ...] = option((0,), "one run for each seed; the best on validation data is kept", minimum=0)

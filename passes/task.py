@@ -159,6 +159,10 @@ class Task:
         for chunk in self.cut(rows[:limit], size):
             yield self.collate(chunk)
 
+    def rows_for(self, split: str, tokens: int) -> int:
+        """How many rows of a split make a batch of some `tokens`; one at least."""
+        return max(tokens // max(map(len, self.examples(split)), default=1), 1)
+
     def cut(self, rows: Sequence[TokenizedExample], size: int) -> Iterator[Sequence[TokenizedExample]]:
         """Chunks of at most `size` rows; without padding, of one length each, in the order the lengths first appear."""
         groups: dict[int, list[TokenizedExample]] = {}

@@ -52,6 +52,10 @@ class TensorTask(Task):
     counterfactual: Mapping[str, Tensor] | None = None
     positions: Tensor | None = None
 
+    def rows_for(self, split: str, tokens: int) -> int:
+        """One: rows are no tokens."""
+        return 1
+
     @classmethod
     def from_tensors(
         cls,

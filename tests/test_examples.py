@@ -16,8 +16,8 @@ from tests.running import run_text
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALLER = {
     "ioi": {
-        "n: 696": "n: 90", " steps: 900": " steps: 3", " steps: 550": " steps: 3", "hard_steps: 200": "hard_steps: 2",
-        "hard_steps: 250": "hard_steps: 2", "warmup: 150": "warmup: 2", "warmup: 200": "warmup: 2",
+        "n: 696": "n: 90", " steps: 1100": " steps: 3", " steps: 300": " steps: 3", "hard_steps: 200": "hard_steps: 2",
+        "hard_steps: 100": "hard_steps: 2", "warmup: 150": "warmup: 2",
         "examples: 64": "examples: 8", "kl <= 0.15": "kl <= 10", "kl <= 0.2": "kl <= 10",
         "accuracy >= 0.9": "accuracy >= 0",
     },

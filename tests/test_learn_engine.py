@@ -16,8 +16,8 @@ from graphir.errors import DataError, GraphirError, SaveFormatError, TrainingErr
 from graphir.run.circuit_module import hard_masks
 from graphir.run.masks import Masks
 from passes.base import Constraint, RunContext
-from passes.learn.initial import constant_part
-from passes.learn.learner import LIMIT, Learner, Phase, Settings
+from passes.learn.initial import LIMIT, constant_part
+from passes.learn.learner import Learner, Phase, Settings
 from passes.learn.objectives import Objective
 from passes.learn.parametrizations import GumbelSigmoid, HardConcrete
 from passes.learn.parts import Part
@@ -127,6 +127,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "projected": {"method": "edge_pruning", "edges": 20, "control": "projection"},
     "on_hard_masks": {"method": "edge_pruning", "edges": 10, "steps": 4, "hard_steps": 6},
     "before_hard_masks": {"method": "edge_pruning", "edges": 10, "steps": 6, "hard_steps": 4},
+    "sheaf_on_hard_masks": {"method": "discogp", "edges": 10, "weights": 0.2, "steps": 4, "hard_steps": 6},
     "joint": {"method": "discogp", "edges": 10, "weights": 0.2, "completeness_from": 0.0},
     "in_turns": {"method": "discogp", "edges": 10, "weights": 0.2, "order": "alternating", "turn": 3},
     "one_after_the_other": {"method": "discogp", "edges": 10, "weights": 0.2, "order": "weights_edges"},

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import graphir
 import passes
+import passes.measure
 from dsl.builtin import BUILTIN_MODELS, build_builtin
 from dsl.tasks import find_task
 from graphir.circuit import Circuit
@@ -161,6 +162,15 @@ def test_measured_on_held_out_templates() -> None:
     train = {e.example.template for e in task.examples("train")}
     assert Evaluator(program, task).split == "test"
     assert not train & {e.example.template for e in task.examples("test")}
+
+
+def test_the_size_of_batches_changes_no_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    program, task = toy()
+    circuit = passes.run("eap", program, task, edges=20)
+    together = Evaluator(program, task)
+    monkeypatch.setattr(passes.measure, "TOKENS", 1)
+    apart = Evaluator(program, task, batch_size=1)
+    assert apart.measure_circuit(circuit) == pytest.approx(together.measure_circuit(circuit), rel=1e-4, abs=1e-6)
 
 
 def test_the_complement_of_the_circuit_does_not_do_the_task() -> None:

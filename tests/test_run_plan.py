@@ -111,10 +111,11 @@ def test_passes_are_counted(tmp_path: Path) -> None:
     # Two seeds of a hundred steps: model, counterfactual, circuit forth and back; before that, 24 examples ranked.
     assert passes["found: edge_pruning, 2 seeds"] == (3 * 200 + 3 * 6, 200 + 6, 1600 + 48)
     assert passes["ranked: eap_ig"] == (3 * (2 + 3), 3 * 3, 20)
-    assert passes["found: compare seeds"] == (2 * (2 + 2), 0, 12)
-    assert passes["measure ranked"] == (2 * (2 + 3), 0, 12)
+    # Twelve examples of 17 tokens are measured in one batch.
+    assert passes["found: compare seeds"] == (2 + 2, 0, 12)
+    assert passes["measure ranked"] == (2 + 3, 0, 12)
     assert passes["rank by eap"] == (3, 1, 8)
-    assert passes["curve of found"] == (2 * (2 + 4), 0, 12)
+    assert passes["curve of found"] == (2 + 4, 0, 12)
     assert plan.graphs["g"] == GraphSize(11, 10, 25, 106)
     assert plan.tasks["pairs"] == {"examples": 48, "tokens": 17, "train": 24, "validation": 12, "test": 12}
     assert plan.seconds is not None

@@ -245,6 +245,14 @@ def test_shuffling_is_fixed_by_its_seed_and_loses_nothing() -> None:
     assert sorted(order(1)) == sorted(order(None))
 
 
+def test_short_rows_make_large_batches() -> None:
+    task = build(examples(40, 4), fractions=(1,))
+    longest = max(map(len, task.examples("train")))
+    assert task.rows_for("train", 10 * longest) == 10
+    assert task.rows_for("train", 10 * longest - 1) == 9
+    assert task.rows_for("train", 1) == 1
+
+
 def test_a_limit_stops_early() -> None:
     task = build(examples(40, 4), fractions=(1,))
     assert [len(batch) for batch in task.batches("train", 4, limit=10)] == [4, 4, 2]

@@ -34,7 +34,8 @@ def check_circuit(context: Context, section: tree.Circuit) -> CircuitSpec | None
     minimize = _objective(context, clauses.get("minimize"), section.method)
     constraints = _constraints(context, clauses.get("subject to"), section.method, method)
     top = _top(context, clauses.get("top"), section.method)
-    if constraints is None or minimize is False or top is False:
+    origin = _origin(context, clauses.get("from"), section, method)
+    if constraints is None or minimize is False or top is False or origin is False:
         return None
     if method is None or not _has_size(context, section, method, constraints, clauses):
         return None
@@ -45,8 +46,38 @@ def check_circuit(context: Context, section: tree.Circuit) -> CircuitSpec | None
     objective = minimize.expression if isinstance(minimize, tree.Minimize) else None
     kept = top if isinstance(top, Amount) else None
     return CircuitSpec(
-        section.span, section.name.text, graph, task, method, objective, tuple(constraints), kept, section.kind
-    )
+        section.span, section.name.text, graph, task, method, objective, tuple(constraints), kept, section.kind,
+        origin=origin if isinstance(origin, CircuitSpec) else None,
+    )  # fmt: skip
+
+
+def _origin(
+    context: Context, clause: tree.Origin | None, section: tree.Circuit, method: MethodSpec | None
+) -> CircuitSpec | bool | None:
+    """The circuit whose masks learning starts from; None when there is no clause, False when it has mistakes."""
+    if clause is None:
+        return None
+    found: CircuitSpec | None = context.spec(clause.circuit, tree.Circuit)
+    if found is None or method is None:
+        return False
+    for each, span in ((method, section.method.span), (found.method, clause.circuit.span)):
+        if not METHODS[each.name].learns or METHODS[each.name].masks == ("weights",):
+            message = f"`{each.name}` learns no masks on edges, nodes or neurons"
+            label = "cannot start from those of a circuit" if each is method else f"found by `{each.name}`"
+            others = [] if each is method else [(found.method.span, "here")]
+            context.error("C405", message, span, label, others=others, help="learn with `edge_pruning`")
+            return False
+    if found.graph.name != section.graph.text:
+        label = f"`{found.name}` is on `{found.graph.name}`, `{section.name.text}` on `{section.graph.text}`"
+        message = "learning starts from a circuit of another graph"
+        context.error("C406", message, clause.circuit.span, label, help="discover both on one graph")
+        return False
+    if given := sorted(method.given & {"start", "initial"}):
+        message = f"masks that start from `{found.name}` are as dense as there"
+        context.error("C405", message, clause.span, others=[(section.method.span, f"has `{given[0]}`")],
+                      help=f"leave out `{given[0]}`, or `from {found.name}`")  # fmt: skip
+        return False
+    return found
 
 
 def _is_its_kind(
@@ -79,7 +110,7 @@ def _is_its_kind(
 
 
 def _clauses(context: Context, section: tree.Circuit) -> dict[str, Any]:
-    names = {tree.Minimize: "minimize", tree.SubjectTo: "subject to", tree.Top: "top"}
+    names = {tree.Origin: "from", tree.Minimize: "minimize", tree.SubjectTo: "subject to", tree.Top: "top"}
     found: dict[str, Any] = {}
     for clause in section.clauses:
         word = names[type(clause)]

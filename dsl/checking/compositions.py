@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import PurePosixPath
 
 from dsl import tree
 from dsl.checking.context import Context
+from dsl.checking.order import operands_of
 from dsl.checking.paths import relative_path
 from dsl.checking.references import find_circuit
 from dsl.checking.tasks import check_ablation
@@ -21,7 +21,7 @@ def check_composition(context: Context, section: tree.Composition) -> Compositio
     formula = _formula(context, section.formula)
     operands: dict[str, AnyCircuit] = {}
     good = formula is not None
-    for name in names_of(section.formula):
+    for name in operands_of(section.formula):
         found = find_circuit(context, name)
         good &= found is not None
         if found is not None:
@@ -41,48 +41,6 @@ def check_composition(context: Context, section: tree.Composition) -> Compositio
     return CompositionSpec(
         section.span, section.name.text, formula, parts, graph, judged, ablation, len(kinds) > 1, section.kind
     )
-
-
-def order_of(sections: tuple[tree.Section, ...]) -> list[tree.Composition]:
-    """Compositions, those that others name first; those that name themselves in a circle come last."""
-    every = [each for each in sections if isinstance(each, tree.Composition)]
-    waiting = {each.name.text: each for each in reversed(every)}
-    found: list[tree.Composition] = []
-    while waiting:
-        ready = [
-            name
-            for name, section in waiting.items()
-            if not any(operand.text in waiting for operand in names_of(section.formula))
-        ]
-        found += [waiting.pop(name) for name in ready or list(waiting)]
-    # A second one of a name is only looked through for mistakes.
-    return [*found, *(each for each in every if not any(each is other for other in found))]
-
-
-def names_of(formula: tree.Formula) -> Iterator[tree.Name]:
-    """The circuits a formula names."""
-    if isinstance(formula, tree.Combination):
-        yield from names_of(formula.left)
-        if formula.right is not None:
-            yield from names_of(formula.right)
-    else:
-        yield formula
-
-
-def is_circular(context: Context, section: tree.Composition) -> bool:
-    """Whether a composition is made of itself; reports it (C413)."""
-    seen, waiting = set[str](), list(names_of(section.formula))
-    while waiting:
-        name = waiting.pop()
-        if name.text == section.name.text:
-            chain = f"`{section.name.text}` names itself" if not seen else "by way of others"
-            context.error("C413", f"the circuit `{name.text}` is made from itself", section.name.span, chain)
-            return True
-        below = context.declared.get(name.text)
-        if name.text not in seen and isinstance(below, tree.Composition):
-            waiting += names_of(below.formula)
-        seen.add(name.text)
-    return False
 
 
 def _formula(context: Context, formula: tree.Formula) -> Formula | None:

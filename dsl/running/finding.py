@@ -31,7 +31,7 @@ SELECT_BY = "kl"
 """What the best of several seeds is chosen by: the smallest divergence from the model on validation data."""
 SHARES = ("nodes", "weights", "neurons")
 """Parts whose kept share a method can be held to, besides edges."""
-LATER = frozenset({"span", "name", "graph", "task", "method", "sweep", "at"})
+LATER = frozenset({"span", "name", "graph", "task", "method", "sweep", "at", "origin"})
 """Fields of a circuit section that are described on their own, or do not matter."""
 
 
@@ -108,12 +108,26 @@ class DiscoverStage(Stage["Circuit"]):
         }
         if self.circuit is not None:
             found |= {"circuit": describe(self.circuit, without=LATER)}
+        if (origin := self.origin) is not None:
+            found |= {"origin": origin}
         return found
+
+    @property
+    def origin(self) -> DiscoverStage | None:
+        """The run that learning starts from: of the circuit that `from` names, with the same seed."""
+        origin = self.circuit.origin if self.circuit is not None else None
+        if origin is None:
+            return None
+        return DiscoverStage(
+            origin.method, origin.graph, origin.task, origin.name, seed=self.seed, circuit=origin, row=self.row
+        )
 
     def run(self, place: Workplace) -> Circuit:
         """The circuit. `StageError` for what goes wrong, with the last good state on not-a-number."""
         import passes
 
+        stage = self.origin
+        origin = None if stage is None else place.value(stage).with_(name=stage.name)
         with located(self.doing, self.span):
             program, task = place.program(self.graph), place.task(self.task, self.graph.model)
             bounds = {} if self.circuit is None else bounds_on(self.circuit, program)
@@ -127,7 +141,7 @@ class DiscoverStage(Stage["Circuit"]):
                     options |= objective_options(self.circuit)
                 found = passes.run(
                     self.method.name, program, task, seed=self.seed, metric=self.task.metric, observer=reporter,
-                    checkpoint=checkpoint, **bounds, **options,
+                    checkpoint=checkpoint, origin=origin, **bounds, **options,
                 )  # fmt: skip
         traced = place.value(TraceStage(self.graph))
         return found.with_(graph=traced.graph, example=traced.stored_example, provenance=settled(found.provenance))

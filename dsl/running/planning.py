@@ -56,6 +56,8 @@ UNPACK_BYTES_PER_SECOND = 1e7
 UNPACK_COPIES = 2.5
 """Quantized weights are unpacked in Python: slowly, and into the model from a copy."""
 BENCHMARK_SIZE, BENCHMARK_SECONDS = 512, 0.05
+MEASURED_TOKENS = 512
+"""Tokens of a batch that is measured, at least (`passes.measure.TOKENS`)."""
 WARM_START_EXAMPLES = 64
 """Examples that learning with `initial: eap` ranks first."""
 
@@ -340,7 +342,7 @@ def learning_stage(circuit: CircuitSpec, work: Work, seeds: int, gflops: float) 
     options = circuit.method.options
     steps = (int(getattr(options, "steps", 1)) + int(getattr(options, "hard_steps", 0))) * seeds
     forward, backward, reads, examples = 3 * steps, steps, 3.0 * steps, steps * work.batch
-    if getattr(options, "initial", "") == "eap":
+    if getattr(options, "initial", "") == "eap" and circuit.origin is None:
         batches = seeds * math.ceil(min(WARM_START_EXAMPLES, work.examples["train"]) / work.batch)
         forward, backward, reads = forward + 3 * batches, backward + batches, reads + batches
         examples += seeds * min(WARM_START_EXAMPLES, work.examples["train"])
@@ -356,7 +358,8 @@ def _ranking_stage(name: str, method: MethodSpec, line: int, work: Work, gflops:
 
 
 def measuring_stage(name: str, line: int, work: Work, split: str, masks: int, gflops: float) -> Stage:
-    """Measuring so many masks on a split."""
+    """Measuring so many masks on a split, in batches as `passes.measure.Evaluator` makes them."""
+    work = replace(work, batch=max(work.batch, MEASURED_TOKENS // max(work.tokens, 1)))
     examples = work.examples[split]
     batches = math.ceil(examples / work.batch)
     return work.stage(name, line, examples, batches * (2 + masks), 0, float(batches * masks), gflops)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphir.circuit import Circuit
 from graphir.errors import GraphirError, TrainingError
 from graphir.run.masks import Masks
 from passes.base import RunContext
@@ -19,6 +20,8 @@ from passes.learn.weights import WeightMask
 from passes.metrics import attributable, logits_at
 
 LOWEST, HIGHEST = -2.5, 3.0
+LIMIT = 6.0
+"""Largest logit of a mask that shall be able to change sides."""
 
 
 def constant_part(
@@ -49,6 +52,24 @@ def ranked(scores: np.ndarray, density: float) -> Tensor:
     centre = min(max(1.0 - 2.0 * max(density, 1.0 / total), 0.02), 0.98)
     start = np.log(ranks / (1 - ranks)) - math.log(centre / (1 - centre))
     return torch.as_tensor(start, dtype=torch.float32).clamp_(LOWEST, HIGHEST)
+
+
+def start_from(origin: Circuit, parts: Mapping[str, Part]) -> None:
+    """Give edges, nodes and neurons the logits that another circuit was learned to have: the log-odds of its scores,
+    within ±`LIMIT`, so that any can still change. Weights, of which a circuit keeps no scores, start as they are.
+
+    Raises `GraphirError` where the circuit has learned none of these.
+    """
+    known = [name for name, part in parts.items() if len(origin.scores.get(name, ())) == part.total]
+    if not known or "steps_done" not in origin.provenance:
+        wanted = " or ".join(name for name in parts if name != "weights") or "edges"
+        raise GraphirError(
+            f"there are no learned masks on {wanted} to start from",
+            ["start from a circuit found by a method that learns masks on the same parts"],
+        )
+    for name in known:
+        (logits,) = parts[name].logits.values()
+        logits.copy_(torch.logit(torch.as_tensor(origin.scores[name], dtype=torch.float64)).clamp_(-LIMIT, LIMIT))
 
 
 class _Ones(Parametrization):

@@ -21,6 +21,7 @@ from graphir.run.masks import Masks
 from passes.ablations import ReferenceSource
 from passes.base import RunContext
 from passes.learn.control import Constant, Control, Lagrangian, Projection, density_of
+from passes.learn.initial import LIMIT
 from passes.learn.objectives import Objective
 from passes.learn.parts import Part
 from passes.metrics import logits_at
@@ -28,9 +29,6 @@ from passes.task import Batch
 from passes.tokenizing import TokenizedExample
 
 Idle = Literal["open", "hard", "sampled"]
-
-
-LIMIT = 6.0
 
 
 @dataclass(frozen=True)
@@ -337,7 +335,8 @@ class Learner:
             else:
                 part.update(key, gradient, take)
 
-        return part.weight_masks(spot, receive if learning else None, complement=complement)
+        kept = self.harden("weights") if learning and phase.hard else None
+        return part.weight_masks(spot, receive if learning else None, complement=complement, kept=kept)
 
     def _complement(self, masks: Masks) -> Masks:
         """What is left out: edges that are not kept or whose writer is not, and the weights and neurons not kept."""

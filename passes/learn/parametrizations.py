@@ -170,6 +170,22 @@ class GumbelSigmoid(Parametrization):
         return self if self.sharpen == 1 else replace(self, share=share)
 
 
+@dataclass(frozen=True, eq=False)
+class StraightThrough(Parametrization):
+    """The mask is `kept`, whatever the logits; its gradient goes straight to them."""
+
+    kept: Tensor
+    noisy = False
+
+    def mask(self, logits: Tensor, uniform: Tensor | None) -> Tensor:
+        """See the class."""
+        return self.kept.to(logits.dtype)
+
+    def slope(self, logits: Tensor, uniform: Tensor | None) -> Tensor:
+        """See the class."""
+        return torch.ones_like(logits)
+
+
 @dataclass(frozen=True)
 class ScheduledSigmoid(Parametrization):
     """Continuous sparsification (Savarese et al. 2020; Lepori et al. 2023): m = σ(β l), β rising geometrically."""

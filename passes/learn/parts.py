@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from passes.learn.noise import uniform_like
-from passes.learn.parametrizations import Parametrization
+from passes.learn.parametrizations import Parametrization, StraightThrough
 from passes.learn.weights import WeightMask
 
 PARTS = ("weights", "neurons", "nodes", "edges")
@@ -60,9 +60,15 @@ class Part:
     # --- masks -----------------------------------------------------------------------------------------------------
 
     def weight_masks(
-        self, where: tuple[int | str, ...], take: Callable[[str, Tensor], None] | None, *, complement: bool = False
+        self,
+        where: tuple[int | str, ...],
+        take: Callable[[str, Tensor], None] | None,
+        *,
+        complement: bool = False,
+        kept: Mapping[str, Tensor] | None = None,
     ) -> dict[str, WeightMask]:
-        """The masks of every parameter with the noise of `where`; gradients go to `take(key, gradient)`."""
+        """The masks of every parameter with the noise of `where`, or those `kept`, by straight-through gradient;
+        gradients go to `take(key, gradient)`."""
 
         def receiver(key: str) -> Callable[[Tensor], None] | None:
             return None if take is None else lambda gradient: take(key, gradient)
@@ -71,7 +77,7 @@ class Part:
             key: WeightMask(
                 value,
                 self.offset,
-                self.parametrization,
+                self.parametrization if kept is None else StraightThrough(kept[key]),
                 (*where, self.name, index),
                 receiver(key),
                 complement=complement,

@@ -9,6 +9,7 @@ from graphir.circuit import Circuit
 from graphir.errors import TrainingError
 from passes.base import Pass, RunContext
 from passes.learn.control import Control
+from passes.learn.initial import start_from
 from passes.learn.learner import Learner, Phase, Settings
 from passes.learn.objectives import Objective
 from passes.learn.parts import PARTS, Part
@@ -28,14 +29,16 @@ def learn_circuit(
 ) -> Circuit:
     """The circuit at the context's bounds after all phases, learned in a `precision` (see `passes.learn.precision`).
 
-    `make_parts` is told whether the training starts anew; where it does not, no attributions are needed. Raises
-    `GraphirError` for a bound that cannot be met, before the training; `TrainingError` on not-a-number, with the
-    circuit of the last good state; `SaveFormatError` for a foreign checkpoint. Ctrl-C ends the training, and the
-    circuit has `interrupted` in its provenance.
+    `make_parts` is told whether the training starts anew; where it does not, no attributions are needed. The context's
+    `origin` takes the place of how they start. Raises `GraphirError` for a bound that cannot be met, before the
+    training; `TrainingError` on not-a-number, with the circuit of the last good state; `SaveFormatError` for a foreign
+    checkpoint. Ctrl-C ends the training, and the circuit has `interrupted` in its provenance.
     """
     bounds = {name: context.bound(name) for name in PARTS}
     state = context.checkpoint.load()
     parts = make_parts(state is None)
+    if context.origin is not None and state is None:
+        start_from(context.origin, parts)
     for name, part in parts.items():
         kept_count(part, bounds[name])
     learner = Learner(
