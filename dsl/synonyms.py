@@ -26,6 +26,16 @@ SYNONYMS: Mapping[str, Mapping[str, str]] = {
         "edge_attribution_patching": "eap", "atp": "eap", "ep": "edge_pruning", "pruning": "edge_pruning",
         "hard_concrete": "edge_pruning", "hardconcrete": "edge_pruning", "l0": "edge_pruning",
     },
+    "distance": {
+        "gw": "gromov_wasserstein", "gromov": "gromov_wasserstein", "fgw": "fused_gromov_wasserstein",
+        "ot": "wasserstein", "emd": "wasserstein", "linear_cka": "cka", "kernel_cka": "cka", "hsic": "cka",
+        "rdm": "rsa", "l2": "euclidean", "cos": "cosine", "jaccard": "knn", "neighbors": "knn",
+    },
+    "clustering": {
+        "spectral": "ncut", "n_cut": "ncut", "normalized_cut": "ncut", "ward": "hierarchy",
+        "hierarchical": "hierarchy", "watanabe": "hierarchy", "dendrogram": "hierarchy", "louvain": "communities",
+        "modularity": "communities", "community": "communities",
+    },
     "ablation": {
         "resample": "interchange", "resampling": "interchange", "counterfactual": "interchange",
         "corrupt": "interchange", "corrupted": "interchange", "patch": "interchange",

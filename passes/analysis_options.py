@@ -219,8 +219,14 @@ class HierarchyOptions:
 
     name: ClassVar[str] = "hierarchy"
 
-    align: Literal["auto", "yes", "no"] = option("auto", "flip signs of units; auto: where the activation is odd")
+    by: Literal["signed", "magnitude"] = option(
+        "signed", "correlations with their signs, or their magnitudes: for modules whose single weights differ in sign"
+    )
+    align: Literal["auto", "yes", "no"] = option(
+        "auto", "flip signs of units; auto: where the activation is odd, and features are signed"
+    )
     k: int | None = option(None, "modules to cut the tree into; the tree alone when left out", minimum=1)
+    height: float | None = option(None, "height to cut the tree at, in place of `k`", minimum=0)
 
 
 @dataclass(frozen=True)

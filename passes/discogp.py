@@ -108,7 +108,7 @@ class Discogp(DiscogpOptions, Pass):
             if name == "edges" and warm and context.origin is None:
                 density = context.bound("edges")
                 scores = np.abs(score_edges(context, batch_size=self.batch_size, examples=_EXAMPLES))
-                values = ranked(scores, 0.5 if density is None else density)
+                values = ranked(scores, 0.5 if density is None else density, self.initial_spread)
             pinned = torch.as_tensor(pinned_nodes(context.graph), device=device) if name == "nodes" else None
             found[name] = Part(name, {name: values.to(device)}, small, rate=self.learning_rate, pinned=pinned)
         return found
@@ -119,7 +119,9 @@ class Discogp(DiscogpOptions, Pass):
         if warm:
             bound = context.bound("weights")
             density = 0.5 if bound is None else bound
-            return attributed_weights(context, names, density, batch_size=self.batch_size, examples=_EXAMPLES)
+            return attributed_weights(
+                context, names, density, batch_size=self.batch_size, examples=_EXAMPLES, spread=self.initial_spread
+            )
         tensors = program.traced.tensors
         return {name: torch.full_like(tensors[name], self.initial_logit, dtype=torch.float32) for name in names}
 

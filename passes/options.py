@@ -316,6 +316,9 @@ class DiscogpOptions:
     )
     sharpen: float = option(1.0, "how much less noise masks of zeros and ones have at the end than at first", minimum=1)
     initial: Literal["attribution", "ones"] = option("attribution", "starting masks: ranks of attributions, or all on")
+    initial_spread: float = option(
+        1.0, "how far apart the logits of ranks start: above 1, masks are drawn with less noise at first", above=0
+    )
     initial_logit: float = option(
         2.0, "logit of masks that start all on: 2 keeps an entry with probability 0.88, 4 with 0.98", above=0
     )

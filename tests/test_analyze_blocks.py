@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 
 import graphir
 from graphir.errors import DataError, UnknownNameError
+from graphir.run import masked_run
+from graphir.run.mix import StreamBuffer
 from graphir.run.program import MaskedProgram
+from graphir.tracing import regrain
 from passes.analysis_options import BlocksOptions
 from passes.analyze.blocks import (
     Blocks,
@@ -244,6 +247,29 @@ def test_a_lesion_is_the_model_with_those_writers_at_zero() -> None:
     effect = Lesions(program(), batches()).effect(["m1"])
     assert effect.kl == pytest.approx(float((intact.exp() * (intact - cut)).sum(-1).mean()), rel=1e-4)
     assert effect.agreement == pytest.approx(float((intact.argmax(-1) == cut.argmax(-1)).float().mean()))
+
+
+def test_a_lesion_of_a_graph_by_neuron_is_the_same_and_holds_no_row_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    fine = graphir.lower(regrain(program().graph, "neuron"))
+    masks = fine.new_masks(nodes=True, requires_grad=False)
+    group = ["a0.h1", "m1.n3", "m1.n5"]
+    assert masks.nodes is not None
+    masks.nodes[[fine.graph.node_index[name] for name in group]] = 0.0
+    with torch.no_grad():
+        dense = torch.cat([fine(batch, masks=masks, ablation="zero")[:, -1] for batch in batches()])
+    rows: list[int] = []
+
+    class Counting(StreamBuffer):
+        def __init__(self, count: int, shape: tuple[int, ...], like: torch.Tensor) -> None:
+            rows.append(count)
+            super().__init__(count, shape, like)
+
+    monkeypatch.setattr(masked_run, "StreamBuffer", Counting)
+    lesions = Lesions(fine, batches())
+    found = lesions.effect(group)
+    assert rows and max(rows) <= len(program().graph.nodes)
+    intact, lesioned = lesions._intact, torch.log_softmax(dense.float(), -1)
+    assert found.kl == pytest.approx(float((intact.exp() * (intact - lesioned)).sum(-1).mean()), rel=1e-4)
 
 
 def test_units_named_one_by_one_or_as_a_range_are_the_same_lesion() -> None:

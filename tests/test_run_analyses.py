@@ -98,6 +98,19 @@ def test_where_chooses_units(tmp_path: Path) -> None:
     assert len({name.rpartition(".")[0] for name in names}) == 1
 
 
+def test_a_tree_is_of_signed_features_or_of_magnitudes_and_is_cut_by_number_or_height(tmp_path: Path) -> None:
+    head = NET + BITS + "cluster c = neurons of g on bits with hierarchy"
+    signed = run_text(f"{head} {{ k: 3 }}\n", tmp_path).results["clusters"]["c"]
+    plain = run_text(f"{head} {{ by: magnitude  k: 3 }}\n", tmp_path).results["clusters"]["c"]
+    assert signed.tree.features.min() < 0
+    np.testing.assert_allclose(plain.tree.features, np.abs(signed.tree.features))
+    height = plain.tree.cut_height(5)
+    cut = run_text(f"{head} {{ by: magnitude  height: {height} }}\n", tmp_path).results["clusters"]["c"]
+    assert len(cut.groups) == 5
+    np.testing.assert_array_equal(cut.labels, plain.tree.cut(5))
+    assert run_text(f"{head}\n", tmp_path).results["clusters"]["c"].groups == {}
+
+
 @pytest.mark.parametrize(
     ("rest", "line", "words"),
     [

@@ -229,6 +229,7 @@ def test_arrays_of_groups_are_stored_without_pickles(run: RunResult) -> None:
         assert stored["labels"].tolist() == run.results["clusters"]["groups"].labels.tolist()
     with np.load(run.folder / "tree.npz") as stored:
         assert stored["tree"].shape == (13, 4)
+    assert "stroke-dasharray" in (run.folder / "tree.svg").read_text()  # a dashed line where the tree is cut
     with np.load(run.folder / "b.npz") as stored:
         assert stored["distances"].shape == (14, 14) and stored["lesion"].shape == (14,)
     assert "subgraph cluster_0" in (run.folder / "b.dot").read_text()
@@ -278,7 +279,8 @@ def test_a_smaller_module_has_gates(shrunk: RunResult) -> None:
 
 
 def test_what_no_smaller_module_computes_is_refused_at_its_line(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="interchange") as caught:
-        run_text(HEAD + RANKED + 'shrink found to "small/"\n', tmp_path)
-    assert caught.value.span.line == 10
+    text = HEAD.replace("at last\n", "at last\n  ablate zero\n") + RANKED
+    with pytest.raises(StageError, match="edges are dropped") as caught:
+        run_text(text + 'shrink found to "small/"\n', tmp_path)
+    assert caught.value.span.line == 11
     assert not (tmp_path / "out" / "small").exists()

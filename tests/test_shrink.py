@@ -135,6 +135,17 @@ def test_weight_masks_stay_as_zeros(fine: dict[str, tuple[zoo.Instance, Graph]])
     assert not small.state_dict()[name][torch.as_tensor(~mask)].any()
 
 
+def test_weights_alone_can_go_whatever_the_ablation(fine: dict[str, tuple[zoo.Instance, Graph]]) -> None:
+    instance, graph = fine["gpt2"]
+    name = "transformer.h.1.mlp.c_fc.weight"
+    mask = np.random.default_rng(1).random(tuple(instance.model.get_parameter(name).shape)) < 0.5
+    circuit = without(graph, set(), weights={name: mask}, ablation="interchange")
+    small = circuit.shrink()
+    zeros = without(graph, set(), weights={name: mask})
+    assert gap(small, zeros, instance.example, instance.other) < 1e-5
+    assert not small.state_dict()[name][torch.as_tensor(~mask)].any()
+
+
 def test_gradients_flow_and_training_changes_only_the_copy(fine: dict[str, tuple[zoo.Instance, Graph]]) -> None:
     instance, graph = fine["bert"]
     before = {n: p.clone() for n, p in instance.model.named_parameters()}

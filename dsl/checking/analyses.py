@@ -22,9 +22,11 @@ from dsl.spec import (
     AnyCircuit,
     BlocksSpec,
     ClusterSpec,
+    CompositionSpec,
     CorpusSpec,
     DriftSpec,
     GraphSpec,
+    ImportSpec,
     LesionSpec,
     ShrinkSpec,
     TaskSpec,
@@ -84,6 +86,10 @@ def check_cluster(context: Context, section: tree.Cluster) -> ClusterSpec | None
     if data is None and (method.name in NEEDS_CORPUS or getattr(method.options, "graph", "") == "activations"):
         message = f"`{method.name}` groups units by their activations, and there is no data"
         context.error("C403", message, section.method.span, help="add `on CORPUS` before `with`")
+        return None
+    if {"k", "height"} <= method.given:
+        message = "a tree is cut once: into `k` modules, or at a `height`"
+        context.error("C502", message, section.method.span, "has both", help="leave one of them out")
         return None
     return ClusterSpec(section.span, section.name.text, units, graph, data, method, circuit, section.where)
 
@@ -223,5 +229,24 @@ def check_shrink(context: Context, section: tree.Shrink, written: dict[str, tree
         return None
     if not check_once(context, target, target.value, written) or circuit is None or options is None:
         return None
+    if not _folds(context, section.subject, circuit):
+        return None
     name = section.name.text or circuit.name
     return ShrinkSpec(section.span, circuit, target.value, options[0], name)
+
+
+def _folds(context: Context, name: tree.Name, circuit: AnyCircuit) -> bool:
+    """Whether what stands in for dropped parts can be put into a module: constants can, another run's values cannot.
+
+    Of a sheaf that drops weights alone nothing has to stand in, and of a saved circuit only its file knows.
+    """
+    if isinstance(circuit, ImportSpec) or circuit.kind == "sheaf":
+        return True
+    ablation = circuit.ablation if isinstance(circuit, CompositionSpec) else circuit.task.ablation
+    if ablation in ("zero", "mean", "optimal"):
+        return True
+    others = [(circuit.task.span, f"ablated by {ablation}")]
+    help = f"write `ablate zero`, `ablate mean` or `ablate optimal` in `{circuit.task.name}`"
+    message = f"no smaller module computes what `{name.text}` is under ablation by {ablation}"
+    context.error("C405", message, name.span, "needs the values of another run", others=others, help=help)
+    return False

@@ -161,6 +161,8 @@ def _facts(found: Grouped) -> str:
         return f"; modularity {format_number(facts['modularity'])}" + (f"; motifs {told}" if told else "")
     constant = f", {len(facts['constant'])} constant" if facts["constant"] else ""
     signs = "signs aligned" if facts["odd"] else "signs as they are"
+    if facts["by"] == "magnitude":
+        signs = "their magnitudes"
     return f"; correlations with {facts['inputs']:,} inputs and {facts['outputs']:,} outputs, {signs}{constant}"
 
 

@@ -57,8 +57,10 @@ def export_analysis(run: Run, name: str, kind: str, path: Path, form: str) -> No
         matrix.write_arrays(found.arrays, path)
     elif shape == "heatmap" and found.matrix is not None:
         matrix.write_heatmap(found.matrix, path, found.blocks)
-    elif shape == "dendrogram" and (found.tree is not None or found.matrix is not None):
-        matrix.write_dendrogram(found.matrix if found.tree is None else found.tree, path)
+    elif shape == "dendrogram" and found.tree is not None:
+        matrix.write_dendrogram(found.tree, path, height=found.tree.cut_height(len(found.groups)))
+    elif shape == "dendrogram" and found.matrix is not None:
+        matrix.write_dendrogram(found.matrix, path)
     elif shape == "effects":
         matrix.write_effects(found.rows, path)
     elif shape == "drift":

@@ -189,11 +189,12 @@ def _hierarchy(spec: ClusterSpec, place: Workplace) -> Grouped:
     left = np.concatenate([ends[name] for name in inputs], axis=1)
     right = np.concatenate([ends[name] for name in outputs], axis=1)[:, :WIDEST]
     odd = should_align(options, program, list(parts))
-    made = find_hierarchy(units, left, right, _in_layers(names), odd=odd)
-    labels = np.full(len(names), -1, np.int64) if options.k is None else made.cut(options.k)
+    made = find_hierarchy(units, left, right, _in_layers(names), odd=odd, by=options.by)
+    whole = options.k is None and options.height is None
+    labels = np.full(len(names), -1, np.int64) if whole else made.cut(options.k, height=options.height)
     facts = {
-        "k": options.k, "odd": odd, "inputs": left.shape[1], "outputs": right.shape[1], "constant": list(made.constant),
-        "samples": len(units),
+        "k": options.k, "height": options.height, "by": options.by, "odd": odd, "inputs": left.shape[1],
+        "outputs": right.shape[1], "constant": list(made.constant), "samples": len(units),
     }  # fmt: skip
     return Grouped("hierarchy", made.names, labels, facts, made)
 

@@ -12,12 +12,11 @@ from torch import Tensor, fx
 
 from graphir.circuit import Circuit
 from graphir.errors import GraphirError
-from graphir.run.circuit_module import hard_masks
 from graphir.run.constants import reference_of
-from graphir.run.equivalence import largest_difference, vary_example
 from graphir.run.layer_program import LayerProgram
 from graphir.run.program import MaskedProgram, Reference, lower
 from graphir.run.stream_program import StreamProgram
+from graphir.shrink.compare import measure_difference
 from graphir.shrink.layered import decide_layers, write_layers
 from graphir.shrink.module import ShrunkModule
 from graphir.shrink.problems import ShrinkError
@@ -62,7 +61,7 @@ def shrink(
         module, realized, left, notes = _build(
             program, circuit, reference, traced, values, strict=strict, uneven=uneven
         )
-        worst, scale = _difference(program, module, realized, reference)
+        worst, scale = measure_difference(program, module, realized, reference)
         if worst <= tolerance * max(1.0, scale):
             module._report = measure_report(program, circuit, realized, module, worst, left, notes, timed=timed)
             return module
@@ -77,7 +76,7 @@ def _check(circuit: Circuit) -> None:
         raise GraphirError(
             "this circuit has no model behind it", ["load it with the model: `Circuit.load(folder, model)`"]
         )
-    if circuit.ablation in ("interchange", "noise"):
+    if circuit.ablation in ("interchange", "noise") and _drops(circuit):
         raise ShrinkError(
             f"ablation by {circuit.ablation} depends on another run: no module alone computes it",
             (
@@ -87,11 +86,16 @@ def _check(circuit: Circuit) -> None:
         )
 
 
+def _drops(circuit: Circuit) -> bool:
+    """Whether it drops a part of the graph, and not weights alone: then something stands in for it."""
+    return not (circuit.edges.all() and circuit.nodes.all())
+
+
 def _reference(
     program: MaskedProgram, circuit: Circuit, means: Iterable[Example] | Reference | None
 ) -> Reference | None:
     """What stands for dropped parts; None for nothing."""
-    if circuit.ablation == "zero":
+    if circuit.ablation == "zero" or not _drops(circuit):
         return None
     if circuit.constants:
         return reference_of(program, circuit.constants)
@@ -161,23 +165,6 @@ def _also_known_as(traced: Traced, store: WeightStore, tensors: Mapping[str, Ten
         if group[0] in tensors and store.origin[group[0]] == group[0]
         for other in group[1:]
     }
-
-
-def _difference(
-    program: MaskedProgram, module: ShrunkModule, circuit: Circuit, reference: Reference | None
-) -> tuple[float, float]:
-    """(max |Δoutput|, max |output|) of module and masked program, on the example and another batch and length."""
-    masks = hard_masks(circuit, program)
-    worst = scale = 0.0
-    with torch.no_grad():
-        for batch in (program.traced.example, vary_example(program.traced)):
-            ablation = "zero" if reference is None else "mean"
-            theirs = program.outputs(batch, masks=masks, ablation=ablation, reference=reference)
-            mine = module.outputs(*program.traced.named_inputs(batch).values())
-            for left, right in zip(mine, theirs, strict=True):
-                worst = max(worst, largest_difference(left, right))
-                scale = max(scale, float(right[right.isfinite()].abs().max()) if right.isfinite().any() else 0.0)
-    return worst, scale
 
 
 __all__ = ["ShrinkReport", "shrink"]

@@ -61,6 +61,11 @@ class Hierarchy:
             raise DataError("a tree is cut by `count` or at a `height`")
         return in_order(fcluster(self.tree, height, criterion="distance"))
 
+    def cut_height(self, count: int) -> float | None:
+        """A height at which the tree falls into so many modules; None for one, or for the units themselves."""
+        last = len(self.tree) - count
+        return None if count < 2 or last < 0 else float(self.tree[last : last + 2, 2].mean())
+
     def representatives(self, labels: NDArray[np.int64]) -> Array:
         """The mean features of each module (modules, D + C), the first `inputs` of them with the inputs."""
         return np.stack([self.features[labels == c].mean(0) for c in range(int(labels.max()) + 1)])
@@ -162,7 +167,9 @@ def is_odd(program: MaskedProgram, layer: str) -> bool:
 
 
 def should_align(options: HierarchyOptions, program: MaskedProgram, layers: Sequence[str]) -> bool:
-    """What `align` says, `auto` where the activations of all these layers are odd."""
+    """What `align` says, `auto` where the activations of all these layers are odd; magnitudes have no signs."""
+    if options.by == "magnitude":
+        return False
     if options.align != "auto":
         return options.align == "yes"
     return all(is_odd(program, layer) for layer in layers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graphir.errors import DataError, GraphirError, UnknownNameError
+from graphir.granularity import Granularity
 from graphir.ir import NodeKind
 from graphir.names import closest
 from graphir.run.collect import layer_names, on_device, residual_names
 from graphir.run.masks import Masks
-from graphir.run.program import MaskedProgram, Reference
+from graphir.run.program import MaskedProgram, Reference, lower
+from graphir.tracing import regrain
 from graphir.tracing.exported import Example, name_inputs
+from graphir.tracing.lift import Lifted
 
 _HIDDEN = (NodeKind.HEAD, NodeKind.MLP, NodeKind.NEURON, NodeKind.LAYER, NodeKind.CHANNEL, NodeKind.OPAQUE)
 
@@ -55,14 +58,14 @@ class Lesions:
         ablation: Literal["zero", "mean"] = "zero",
         readout: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self.program = program
+        self.program = _with_whole_mlps(program)
         self._readout = readout
         self._batches = [on_device(batch, program.device) for batch in batches]
         if not self._batches:
             raise DataError("lesions need at least one batch")
         if ablation not in ("zero", "mean"):
             raise GraphirError(f"lesions ablate by zero or mean, not `{ablation}`")
-        self._reference = Reference() if ablation == "zero" else program.means(self._batches)
+        self._reference = Reference() if ablation == "zero" else self.program.means(self._batches)
         self._intact = self._log_probs(Masks())
         if not torch.isfinite(self._intact).all():
             raise DataError("the model's outputs are not finite on this data", ["try float32 weights"])
@@ -137,6 +140,17 @@ class Lesions:
             outputs = outputs if self._readout is None else self._readout(outputs)
             found.append(torch.log_softmax(outputs.float().reshape(len(outputs), -1), -1).cpu())
         return torch.cat(found)
+
+
+def _with_whole_mlps(program: MaskedProgram) -> MaskedProgram:
+    """The program of the same model with MLPs as one node each: single neurons are then masked where they are read,
+    and what each of them writes, width × tokens numbers a neuron, is not held."""
+    granularity = program.graph.granularity
+    if not isinstance(program.graph.lifted, Lifted) or granularity is None:
+        return program
+    regions = tuple((first, last, replace(choice, mlp="layer")) for first, last, choice in granularity.regions)
+    coarse = Granularity(replace(granularity.default, mlp="layer"), regions)
+    return program if coarse == granularity else lower(regrain(program.graph, coarse))
 
 
 def last_positions(batch: Example, program: MaskedProgram) -> Tensor | None:

@@ -43,15 +43,15 @@ def constant_part(
     return Part(name, logits, parametrization, rate=rate, betas=betas, clip=clip, pinned=pinned)
 
 
-def ranked(scores: np.ndarray, density: float) -> Tensor:
+def ranked(scores: np.ndarray, density: float, spread: float = 1.0) -> Tensor:
     """Logits (N,) float32: the log-odds of each score's rank, shifted so that twice as many entries start open as are
-    to be kept, where a sampled mask still has a gradient."""
+    to be kept, where a sampled mask still has a gradient; times `spread`."""
     total = len(scores)
     ranks = np.empty(total)
     ranks[np.argsort(scores, kind="stable")] = (np.arange(total) + 0.5) / total
     centre = min(max(1.0 - 2.0 * max(density, 1.0 / total), 0.02), 0.98)
     start = np.log(ranks / (1 - ranks)) - math.log(centre / (1 - centre))
-    return torch.as_tensor(start, dtype=torch.float32).clamp_(LOWEST, HIGHEST)
+    return torch.as_tensor(start, dtype=torch.float32).clamp_(LOWEST, HIGHEST).mul_(spread)
 
 
 def start_from(origin: Circuit, parts: Mapping[str, Part]) -> None:
@@ -85,10 +85,10 @@ class _Ones(Parametrization):
 
 
 def attributed_weights(
-    context: RunContext, names: list[str], density: float, *, batch_size: int, examples: int
+    context: RunContext, names: list[str], density: float, *, batch_size: int, examples: int, spread: float = 1.0
 ) -> dict[str, Tensor]:
     """Logits by parameter from |W · ∂metric/∂W|, its square averaged over batches (what pruning a weight alone costs,
-    to first order): log scores, standardized, with zero at twice the density, clipped as ranks are.
+    to first order): log scores, standardized, with zero at twice the density, clipped as ranks are; times `spread`.
 
     Raises `TrainingError` where scores are not finite.
     """
@@ -109,7 +109,7 @@ def attributed_weights(
         metric(logits_at(outputs, batch), batch).sum().backward()
         context.observer.step(stage, done, {})
     context.observer.end(stage)
-    return _standardized(totals, density)
+    return {name: value.mul_(spread) for name, value in _standardized(totals, density).items()}
 
 
 def _standardized(scores: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
