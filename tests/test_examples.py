@@ -18,8 +18,8 @@ SMALLER = {
     "ioi": {
         "n: 696": "n: 90", " steps: 1100": " steps: 3", " steps: 300": " steps: 3", "hard_steps: 200": "hard_steps: 2",
         "hard_steps: 100": "hard_steps: 2", "warmup: 150": "warmup: 2",
-        "examples: 64": "examples: 8", "kl <= 0.15": "kl <= 10", "kl <= 0.2": "kl <= 10",
-        "accuracy >= 0.9": "accuracy >= 0",
+        "examples: 64": "examples: 8", "kl <= 0.15": "kl <= 10", "kl <= 0.1 ": "kl <= 10 ",
+        "accuracy >= 0.93": "accuracy >= 0",
     },
     "smollm2_blocks": {"n: 256": "n: 24", "permutations: 999": "permutations: 39", "replicates: 20": "replicates: 3"},
 }  # fmt: skip

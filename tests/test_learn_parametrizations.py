@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from graphir.errors import GraphirError
 from passes.learn.harden import keep_highest
+from passes.learn.initial import ranked
 from passes.learn.matryoshka import TopK, sigmoid_top_k
 from passes.learn.noise import uniform_like
 from passes.learn.parametrizations import (
@@ -97,6 +100,22 @@ def test_the_sampled_gradient_of_gumbel_masks_is_on_average_that_of_the_mean() -
     assert float(sampled.var()) > 100 * float(mean.var() + 1e-6)
     soft = torch.sigmoid(((1 - noise).logit() + logits) / 0.05)
     assert torch.equal(soft > 0.5, GumbelSigmoid(0.05).mask(logits, noise) == 1)
+
+
+@pytest.mark.parametrize("estimator", ["mean", "sample"])
+def test_noise_is_drawn_again_for_a_slope_only_where_it_matters(estimator: Literal["mean", "sample"]) -> None:
+    parametrization = GumbelSigmoid(estimator=estimator)
+    logits = torch.linspace(-2, 2, 9)
+    slopes = [parametrization.slope(logits, torch.full_like(logits, at)) for at in (0.2, 0.7)]
+    assert parametrization.noisy_slope == (not torch.equal(*slopes))
+
+
+def test_a_spread_of_starting_logits_leaves_their_order_and_where_they_are_zero() -> None:
+    scores = np.random.default_rng(0).random(1000)
+    plain, wide = ranked(scores, 0.1), ranked(scores, 0.1, spread=2.5)
+    assert torch.equal(wide, plain * 2.5)
+    assert int((plain > 0).sum()) == 200
+    assert (np.diff(plain.numpy()[np.argsort(scores)]) >= 0).all()
 
 
 def test_uniform_gradient_sampling_is_unbiased() -> None:

@@ -24,6 +24,11 @@ class Parametrization(abc.ABC):
 
     noisy: bool = True
 
+    @property
+    def noisy_slope(self) -> bool:
+        """Whether the slope depends on the noise as well; where not, it need not be drawn again to differentiate."""
+        return self.noisy
+
     @abc.abstractmethod
     def mask(self, logits: Tensor, uniform: Tensor | None) -> Tensor:
         """The mask, a new tensor of the shape of `logits`; without gradient."""
@@ -138,6 +143,11 @@ class GumbelSigmoid(Parametrization):
     estimator: Literal["sample", "mean"] = "sample"
     sharpen: float = 1.0
     share: float = 0.0
+
+    @property
+    def noisy_slope(self) -> bool:
+        """See `Parametrization`."""
+        return self.estimator == "sample"
 
     @property
     def sharpness(self) -> float:

@@ -53,7 +53,8 @@ class WeightMask:
 
     def gradient(self, grad: Tensor, weight: Tensor) -> Tensor:
         """∂L/∂logits from ∂L/∂(masked weight), in one new tensor."""
-        slope = self.parametrization.slope(self._shifted(), self._uniform())
+        uniform = self._uniform() if self.parametrization.noisy_slope else None
+        slope = self.parametrization.slope(self._shifted(), uniform)
         slope.mul_(weight).mul_(grad)
         return slope.neg_() if self.complement else slope
 
