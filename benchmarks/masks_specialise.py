@@ -139,8 +139,8 @@ def show(title: str, row: dict[str, Any]) -> None:
     """A few lines."""
     print(f"{title}: net add {row['net']['add']:.1%} mul {row['net']['mul']:.1%}   ({row['seconds']} s CPU)")
     for name, other in (("add", "mul"), ("mul", "add")):
-        mask, left, net = row["masks"][name], row["without"][name], row["net"]
-        held = mask[name] >= 0.95 * net[name] and mask[other] < 0.5
+        mask, left = row["masks"][name], row["without"][name]
+        held = mask[name] >= 0.95 and mask[other] < 0.5
         print(
             f"  mask of {name}: {name} {mask[name]:.1%}  {other} {mask[other]:.1%}  bars {'hold' if held else 'MISSED'}"
             f"   without its weights: {name} {left[name]:.1%}  {other} {left[other]:.1%}"

@@ -99,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS)
     parser.add_argument("--order", default="joint", choices=("joint", "weights_edges", "edges_weights", "alternating"))
-    parser.add_argument("--ablation", default="mean", choices=("zero", "mean", "interchange"))
+    parser.add_argument("--ablation", default="mean", choices=("zero", "mean", "mean by position", "interchange"))
     parser.add_argument("--weights", type=float, default=0.07)
     parser.add_argument("--edges", type=float, default=0.07)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -30,7 +30,8 @@ class ReferenceSource:
 
     - `interchange`: the values of the counterfactual run;
     - `zero`: none;
-    - `mean`, `mean by position`: means over the training split's clean inputs, taken once;
+    - `mean`, `mean by position`: means over the training split's clean inputs, taken once; at positions that none of
+      those has, over the longer inputs of the other splits, so that held-out templates may be longer;
     - `mean by template`: for each example the mean, position by position, over the examples of its template and length;
     - `noise`: the values of a run with noisy embeddings (`graphir.run.noise`);
     - `optimal`: the learned `constants` of a circuit, or where none are given those learned for random masks.
@@ -54,9 +55,10 @@ class ReferenceSource:
         self.learned: LearnedConstants | None = None
         if task.ablation == "zero":
             self._fixed = Reference()
-        elif task.ablation in ("mean", "mean by position"):
-            batches = (batch.to(program.device).inputs for batch in task.batches("train", batch_size))
-            self._fixed = program.means(batches, per_position=task.ablation == "mean by position")
+        elif task.ablation == "mean":
+            self._fixed = program.means(_inputs(program, task, task.examples("train"), batch_size))
+        elif task.ablation == "mean by position":
+            self._fixed = _position_means(program, task, batch_size)
         elif task.ablation == "mean by template":
             self._templates = TemplateMeans(program, task, batch_size)
         elif task.ablation == "optimal" and constants:
@@ -84,6 +86,34 @@ class ReferenceSource:
                 ["add counterfactuals, or `ablate zero` or `ablate mean`"],
             )
         return self._program.reference(batch.counterfactual, hidden=self._hidden)
+
+
+def _inputs(
+    program: MaskedProgram, task: Task, rows: Sequence[TokenizedExample], batch_size: int
+) -> Iterator[Mapping[str, Tensor]]:
+    """The clean inputs of rows, in batches."""
+    return (task.collate(chunk).to(program.device).inputs for chunk in task.cut(rows, batch_size))
+
+
+def _position_means(program: MaskedProgram, task: Task, batch_size: int) -> Reference:
+    """See `ReferenceSource`."""
+    rows = task.examples("train")
+    found = program.means(_inputs(program, task, rows, batch_size), per_position=True)
+    longest = max(map(len, rows), default=0)
+    longer = [row for split in task.splits.values() for row in split if len(row) > longest]
+    if not longer:
+        return found
+    more = program.means(_inputs(program, task, longer, batch_size), per_position=True)
+    return Reference(
+        writers={leaf: _extended(value, more.writers[leaf]) for leaf, value in found.writers.items()},
+        hidden={leaf: _extended(value, more.hidden[leaf]) for leaf, value in found.hidden.items()},
+    )
+
+
+def _extended(value: Tensor, longer: Tensor) -> Tensor:
+    """(…, S, D) with the positions from S on of a longer (…, S', D); a value without positions as it is."""
+    known = value.shape[-2]
+    return torch.cat([value, longer[..., known:, :]], -2) if longer.shape[-2] > known else value
 
 
 def _learn(program: MaskedProgram, task: Task) -> LearnedConstants:

@@ -46,6 +46,22 @@ def test_means_by_position_keep_positions_apart() -> None:
     assert torch.allclose(found.writers[leaf][:, :, : one.shape[2]], one, atol=1e-6)
 
 
+def test_means_by_position_reach_as_far_as_held_out_prompts() -> None:
+    """Positions of training inputs are averaged over these alone, later ones over the longer inputs of other splits."""
+    it = tiny("gpt2")
+    task = random_task(rows=12, lengths=(4, 6), ablation="mean by position")
+    every = [row for rows in task.splits.values() for row in rows]
+    short, long = ([row for row in every if len(row) == length] for length in (4, 6))
+    task = replace(task, splits={"train": tuple(short[:3]), "test": tuple(long[:3])})
+    found = by_name(it, ReferenceSource(it.program, task)(task.collate(long[:1])))
+    known = by_name(it, it.program.means([task.collate(short[:3]).inputs], per_position=True))
+    later = by_name(it, it.program.means([task.collate(long[:3]).inputs], per_position=True))
+    for name, value in found.items():
+        assert torch.allclose(value[..., :4, :], known[name], atol=1e-6)
+        assert torch.allclose(value[..., 4:, :], later[name][..., 4:, :], atol=1e-6)
+    assert Evaluator(it.program, task).empty["kl"] > 0
+
+
 @pytest.mark.parametrize("padding", ["right", "left"])
 def test_means_by_template_are_over_equal_prompts(padding: Padding) -> None:
     it = tiny("gpt2")
