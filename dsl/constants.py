@@ -49,6 +49,7 @@ PLACES: Mapping[type[tree.Node], tuple[str, ...]] = {
 REFERENCES: Mapping[type[tree.Node], tuple[str, ...]] = {
     tree.Circuit: ("graph", "task"),
     tree.MethodUse: ("name",),
+    tree.Origin: ("circuit",),
 }
 SPREADS = (tree.Value, tree.Set, tree.Axis)
 """Nodes whose items a list takes the place of one of."""
@@ -91,8 +92,8 @@ def _visible(context: Context, section: tree.Section, known: Mapping[str, Values
 
 
 def put(node: Any, values: Mapping[str, Values], *, references: bool = False, used: set[str] | None = None) -> Any:
-    """A node with names replaced by values; with `references` also the names of graph, task and method. Names that
-    were replaced go to `used`. A node in which nothing changes is given back as it is."""
+    """A node with names replaced by values; with `references` also the names of graph, task, method and origin.
+    Names that were replaced go to `used`. A node in which nothing changes is given back as it is."""
     places = PLACES.get(type(node), ()) + (REFERENCES.get(type(node), ()) if references else ())
     changes: dict[str, Any] = {}
     for each in fields(node):

@@ -24,7 +24,7 @@ from graphir.errors import GraphirError
 from passes.base import Pass, RunContext
 from passes.eap import score_edges
 from passes.learn.control import Constant, Control, Lagrangian, Projection, Ramp, Schedule
-from passes.learn.initial import HIGHEST, attributed_weights, ranked
+from passes.learn.initial import HIGHEST, attributed_weights, density_of_origin, ranked
 from passes.learn.learner import Phase, Settings
 from passes.learn.objectives import Objective
 from passes.learn.parametrizations import GumbelSigmoid, HardConcrete, Parametrization
@@ -157,7 +157,8 @@ class Discogp(DiscogpOptions, Pass):
             if bound is None:
                 found[name] = Constant(0.0)
                 continue
-            schedule = Schedule(1.0 - bound, warmup, self.schedule, floor=1.0 / part.total)
+            start = density_of_origin(context, name)
+            schedule = Schedule(1.0 - bound, warmup, self.schedule, floor=1.0 / part.total, start=start)
             found[name] = (
                 Projection(schedule)
                 if self.control == "projection"

@@ -24,7 +24,7 @@ from graphir.errors import GraphirError
 from passes.base import Pass, RunContext
 from passes.eap import score_edges
 from passes.learn.control import Constant, Control, Lagrangian, Projection, Schedule
-from passes.learn.initial import HIGHEST, ranked
+from passes.learn.initial import HIGHEST, density_of_origin, ranked
 from passes.learn.learner import Phase, Settings
 from passes.learn.objectives import Objective
 from passes.learn.parametrizations import HardConcrete
@@ -68,7 +68,7 @@ class EdgePruning(EdgePruningOptions, Pass):
                 raise GraphirError(
                     "masks that start from a circuit have its density", ["leave `start` and `initial` out"]
                 )
-            return float(np.mean(context.origin.scores.get("edges", 1.0)))
+            return density_of_origin(context, "edges")
         if self.initial == "ones":
             if self.start is not None:
                 raise GraphirError(

@@ -15,6 +15,7 @@ from graphir.errors import DataError, GraphirError
 from graphir.run.circuit_module import hard_masks
 from passes.base import Constraint, RunContext
 from passes.discogp import Discogp
+from passes.learn.learner import Learner
 from passes.learn.results import weights_of_neurons
 from passes.measure import Evaluator
 from tests.learning import KNOWN, Recorder, names, toy
@@ -78,6 +79,20 @@ def test_options_run(options: dict[str, Any]) -> None:
     found = sheaf(edges=8, weights=0.3, steps=12, **options)
     assert found.edges.sum() <= 8
     assert found.densities()["weights"] == pytest.approx(0.3, abs=1e-4)
+
+
+def test_masks_that_start_all_on_are_as_open_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, list[float]] = {}
+
+    def watched(learner: Learner) -> int:
+        for name, part in learner.parts.items():
+            seen[name] = torch.cat([each.flatten() for each in part.logits.values()]).unique().tolist()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Learner, "learn", watched)
+    with pytest.raises(KeyboardInterrupt):
+        sheaf(edges=8, weights=0.3, initial="ones", initial_logit=4.0)
+    assert seen == {"weights": [4.0], "edges": [4.0]}
 
 
 def test_the_published_ramp_needs_no_bounds_and_a_higher_lambda_keeps_less() -> None:

@@ -45,6 +45,13 @@ def test_a_constant_is_set_from_the_command_line() -> None:
     assert spec(text, "size=5%").circuit("c").density == 0.05
 
 
+def test_edge_pruning_may_aim_above_a_sparsity_of_one() -> None:
+    text = "circuit c = discover g for t with edge_pruning { target: TARGET }\n"
+    assert spec(text.replace("TARGET", "105%")).circuit("c").method.options.target == pytest.approx(1.05)
+    found = check_source(Source("x.circ", START + text.replace("TARGET", "130%")), (), None, {})
+    assert [each.code for each in found.diagnostics] == ["C303"]
+
+
 def test_an_axis_hides_a_constant_of_its_name() -> None:
     circuit = "circuit c = discover g for t with eap top size\n"
     sweep = "sweep s = discover g for t with eap top size over size in 1%, 2%\n"

@@ -44,6 +44,7 @@ def offered(tail: str, rest: str = "") -> set[str]:
         ("graph h = trace ", {"toy"}),
         ("circuit d = discover ", {"g"}),
         ("circuit d = discover g for ", {"pairs"}),
+        ("circuit d = discover g for pairs with edge_pruning from ", {"c"}),
         ("check ", {"c"}),
         ("measure ", {"c"}),
         ("query q = heads of ", {"g", "c"}),

@@ -12,14 +12,17 @@ import torch
 
 import passes
 from dsl.options import PlanOptions
+from dsl.running.failures import InterruptedRunError
 from dsl.running.planning import make_plan
 from dsl.spec import SpecError
 from graphir.circuit import Circuit
 from graphir.errors import GraphirError
+from graphir.run.program import MaskedProgram
 from passes.learn.initial import LIMIT
 from passes.learn.learner import Learner
 from passes.learn.results import scores_of
 from passes.observe import SilentObserver
+from passes.task import Task
 from tests.learning import Memory, same, toy
 from tests.running import HEAD, run_text, spec_of, trace_once
 
@@ -100,6 +103,15 @@ def test_the_first_target_is_the_density_of_the_circuit(origin: Circuit) -> None
     assert told.first["target"] == pytest.approx(float(origin.scores["edges"].mean()), rel=0.02)
 
 
+def test_projected_masks_do_not_open_again(origin: Circuit) -> None:
+    program, task = toy()
+    told = Stages()
+    passes.run(
+        "discogp", program, task, origin=origin, observer=told, parts="edges", control="projection", edges=10, steps=50
+    )
+    assert told.first["density"] <= float(origin.scores["edges"].mean())
+
+
 def test_a_resumed_training_does_not_start_again(origin: Circuit) -> None:
     program, task = toy()
     options: dict[str, Any] = {"edges": 10, "steps": 8, "origin": origin}
@@ -137,6 +149,14 @@ def test_an_origin_of_another_model() -> None:
 
 WIDE = "circuit wide = discover g for pairs with edge_pruning { steps: 4 } subject to edges <= 20\n"
 NARROW = "circuit narrow = discover g for pairs with edge_pruning { steps: 4 } from wide subject to edges <= 5\n"
+SHEAF = (
+    "sheaf s = discover g for pairs with discogp { steps: 4  initial: ones } from wide"
+    " subject to density(weights) <= 50%, density(edges) <= 50%\n"
+)
+NODES = (
+    "circuit c = discover g for pairs with subnetwork_probing { steps: 4  level: node } from wide"
+    " subject to density(nodes) <= 50%\n"
+)
 
 
 @pytest.fixture
@@ -169,6 +189,64 @@ def test_the_plan_has_no_attribution_for_it(tmp_path: Path) -> None:
     assert stages["wide: edge_pruning"].examples > 4 * 8
 
 
+@pytest.mark.usefixtures("_traced_once")
+def test_the_plan_counts_what_other_seeds_and_controls_start_from(tmp_path: Path) -> None:
+    only = "curve: false  minimality: false  completeness: false  seeds: 2  controls: random_model"
+    plan = make_plan(spec_of(HEAD + WIDE + NARROW + f"evidence narrow {{ {only} }}\n", tmp_path), PlanOptions())
+    (row,) = (stage for stage in plan.stages if stage.name == "evidence of narrow")
+    assert row.backward > 2 * (4 + 4)  # another seed and random weights, four steps each of both; EAP ranks for one
+
+
+@pytest.mark.usefixtures("_traced_once")
+def test_the_control_on_random_weights_starts_as_the_circuit_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both discoveries are repeated there: learning on random weights does not start from masks of the real model."""
+    ran: list[tuple[str, int, str]] = []
+    original = passes.run
+
+    def watched(method: str, program: MaskedProgram, task: Task, **options: Any) -> Circuit:
+        origin = options.get("origin")
+        ran.append((program.graph.model_hash, options["edges"], origin.graph.model_hash if origin else ""))
+        return original(method, program, task, **options)
+
+    monkeypatch.setattr(passes, "run", watched)
+    only = "curve: false  minimality: false  completeness: false  seeds: 1  controls: random_model"
+    run_text(HEAD + WIDE + NARROW + f"evidence narrow {{ {only} }}\n", tmp_path)
+    (real, *_), *_, (random, *_) = ran
+    assert ran == [(real, 20, ""), (real, 5, real), (random, 20, ""), (random, 5, random)]
+    assert random.startswith("random-")
+
+
+@pytest.mark.usefixtures("_traced_once")
+def test_nothing_starts_from_a_circuit_that_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where only another seed of it was: what would be learned from half a circuit must not be kept."""
+    original, ran = passes.run, list[int]()
+
+    def watched(method: str, program: MaskedProgram, task: Task, **options: Any) -> Circuit:
+        ran.append(options["edges"])
+        found = original(method, program, task, **options)
+        told = {**found.provenance, "interrupted": 2}
+        return found.with_(provenance=told) if options["seed"] == 1 else found
+
+    monkeypatch.setattr(passes, "run", watched)
+    with pytest.raises(InterruptedRunError, match=r"the circuit so far is in .*wide"):
+        run_text(HEAD + NARROW.replace("steps: 4", "steps: 4  seeds: 1") + WIDE, tmp_path)
+    assert ran == [20, 20]
+
+
+def test_a_sweep_over_what_learning_starts_from(tmp_path: Path) -> None:
+    other = WIDE.replace("wide", "other")
+    sweep = NARROW.replace("circuit", "sweep").replace("from wide", "from start").rstrip()
+    spec = spec_of(HEAD + WIDE + other + f"{sweep} over start in wide, other\n", tmp_path)
+    assert [each.origin.name for each in spec.circuits if each.origin] == ["wide", "other"]
+
+
+def test_a_sheaf_may_choose_how_its_weights_start(tmp_path: Path) -> None:
+    spec = spec_of(HEAD + WIDE + SHEAF, tmp_path)
+    assert spec.circuits[1].origin is spec.circuits[0]
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
     [
@@ -180,6 +258,9 @@ def test_the_plan_has_no_attribution_for_it(tmp_path: Path) -> None:
         (WIDE + NARROW.replace("steps: 4", "steps: 4  start: 10%"), "C405"),
         (WIDE + NARROW.replace("edge_pruning { steps: 4 }", "eap"), "C405"),
         (WIDE.replace("edge_pruning { steps: 4 }", "eap") + NARROW, "C405"),
+        (WIDE + SHEAF.replace("steps: 4", "steps: 4  parts: weights"), "C405"),
+        (WIDE + NODES, "C405"),
+        (WIDE + NODES.replace("level: node", "keep: 50%").replace("nodes", "edges"), "C405"),
         ("graph h = trace toy\n" + WIDE.replace("discover g", "discover h") + NARROW, "C406"),
     ],
 )

@@ -79,6 +79,13 @@ def test_edge_pruning_comes_down_from_the_density_it_is_told_to_start_at() -> No
     assert names(circuit) == KNOWN
 
 
+def test_a_target_above_one_presses_further_and_the_soft_mask_says_how_many_edges_are_kept() -> None:
+    program, task = toy()
+    half, more = (passes.run("edge_pruning", program, task, target=target, steps=40) for target in (0.5, 1.1))
+    assert 0 < half.edges.sum() < len(half.edges)
+    assert more.edges.sum() < half.edges.sum()
+
+
 def test_edges_that_are_all_on_at_first_have_no_starting_density() -> None:
     program, task = toy()
     with pytest.raises(GraphirError, match="no starting density"):

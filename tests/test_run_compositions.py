@@ -95,6 +95,11 @@ def test_what_a_composition_does_to_its_parts_is_reported(composed: RunResult) -
         assert alone == composed.judged[part].metrics["logit_diff"]  # what the part measured on its own task
     a, b = composed.circuits["a"].edges, composed.circuits["b"].edges
     assert found.overlap["edges"]["iou"] == (a & b).sum() / (a | b).sum()
+    for groups, some in (("by_layer", {"0", "1"}), ("by_kind", {"q", "k", "v"})):
+        several = composed.to_json()["compositions"]["either"]["overlap"]["edges"][groups]
+        assert set(several) > some
+        assert sum(each["shared"] for each in several.values()) == (a & b).sum()
+        assert sum(each["union"] for each in several.values()) == (a | b).sum()
     assert "interference with a on pairs.short: logit_diff" in str(composed)
     assert "rest" not in composed.results["compositions"]  # one part alone has nothing to interfere with
     assert composed.to_json()["compositions"]["either"]["interference"] == found.changes()

@@ -17,7 +17,7 @@ from graphir.run.equivalence import largest_difference
 from graphir.run.masks import Masks
 from graphir.tracing import regrain
 from graphir.verify import verify
-from tests import zoo
+from tests import modules, zoo
 
 
 class Branching(nn.Module):
@@ -64,6 +64,37 @@ def test_equivalence_above_the_tolerance_is_an_error() -> None:
 )
 def test_largest_difference(left: list[float], right: list[float], wanted: float) -> None:
     assert largest_difference(torch.tensor(left), torch.tensor(right)) == wanted
+
+
+class FixedLength(modules.NormFreeTransformer):
+    """Adds its whole table of positions, so that it takes prompts of one length alone; with `rows`, as many of them."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed.tokens(ids.reshape(self.rows, modules.LENGTH)) + self.embed.positions.weight
+        for block in self.blocks:
+            x = block(x)
+        logits: Tensor = self.unembed(x)
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("rows", "note"),
+    [(-1, "sequence length is fixed at the example's"), (2, "batch and sequence length are fixed at the example's")],
+)
+def test_what_cannot_vary_is_fixed_and_noted(rows: int, note: str) -> None:
+    model = modules.prepared(FixedLength(rows))
+    graph = graphir.trace(model, modules.token_example(2, modules.LENGTH))
+    assert graph.notes == (note,)
+    assert graph.equivalence is not None
+    assert graph.equivalence < 1e-4
+    assert note in str(graph)
+    batch = modules.token_example(2 if rows == 2 else 3, modules.LENGTH, seed=2)
+    torch.testing.assert_close(graphir.lower(graph)(batch), model(*batch), atol=1e-4, rtol=1e-4)
+    assert graphir.trace(zoo.build("gpt2").model, zoo.build("gpt2").example).notes == ()
 
 
 def test_the_model_is_left_as_it_was() -> None:
@@ -247,6 +278,17 @@ def test_weight_masks_multiply_parameters() -> None:
         assert gradient is not None
         assert mask.grad is not None
         assert torch.allclose(mask.grad, gradient * original[name], atol=1e-4, rtol=1e-4), name
+
+
+def test_norms_and_embeddings_are_masked_only_where_it_is_asked_for() -> None:
+    instance, graph = zoo.traced("llama")
+    program, names = graphir.lower(graph), {name for name, _ in instance.model.named_parameters()}
+    plain = set(program.parameters_of())
+    norms = {name for name in names if "norm" in name}
+    ends = {name for name in names if "embed" in name or "lm_head" in name}
+    assert plain == names - norms - ends
+    assert set(program.parameters_of(norms=True)) - plain == norms
+    assert set(program.parameters_of(embeddings=True)) - plain == ends
 
 
 def test_edges_and_weights_are_masked_together() -> None:

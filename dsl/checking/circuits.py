@@ -20,6 +20,8 @@ from passes.options import METHODS
 SIZE = "for example `subject to density(edges) <= 3.4%`"
 SIZE_OPTIONS = ("target", "tau", "threshold")
 """Options of methods that say how much is kept."""
+STARTS = ("start", "initial", "initial_spread", "initial_logit", "keep")
+"""Options of methods that say how masks start."""
 WITHOUT_GRADIENT = ("ifr", "magnitude", "random", "structured")
 """Rankings that do not differentiate the task's metric."""
 WITHOUT_SIZE = ("neuron_attribution", "structured")
@@ -61,23 +63,43 @@ def _origin(
     if found is None or method is None:
         return False
     for each, span in ((method, section.method.span), (found.method, clause.circuit.span)):
-        if not METHODS[each.name].learns or METHODS[each.name].masks == ("weights",):
+        if not _learned(each):
             message = f"`{each.name}` learns no masks on edges, nodes or neurons"
             label = "cannot start from those of a circuit" if each is method else f"found by `{each.name}`"
             others = [] if each is method else [(found.method.span, "here")]
             context.error("C405", message, span, label, others=others, help="learn with `edge_pruning`")
             return False
+    if not _learned(method) & _learned(found.method):
+        parts = [" and ".join(sorted(_learned(each))) for each in (found.method, method)]
+        message = f"`{found.name}` has masks on {parts[0]}, `{section.name.text}` on {parts[1]}"
+        context.error("C405", message, clause.span, "nothing to start from", others=[(section.method.span, "")])
+        return False
     if found.graph.name != section.graph.text:
         label = f"`{found.name}` is on `{found.graph.name}`, `{section.name.text}` on `{section.graph.text}`"
         message = "learning starts from a circuit of another graph"
         context.error("C406", message, clause.circuit.span, label, help="discover both on one graph")
         return False
-    if given := sorted(method.given & {"start", "initial"}):
+    # With masks on weights, of which a circuit keeps no scores, there is a start to choose for these.
+    fixed = ("start", "keep") if "weights" in getattr(method.options, "parts", "") else STARTS
+    if given := sorted(method.given & set(fixed)):
         message = f"masks that start from `{found.name}` are as dense as there"
         context.error("C405", message, clause.span, others=[(section.method.span, f"has `{given[0]}`")],
                       help=f"leave out `{given[0]}`, or `from {found.name}`")  # fmt: skip
         return False
     return found
+
+
+def _learned(method: MethodSpec) -> set[str]:
+    """Of edges, nodes and neurons those that a method, with its options, learns masks on."""
+    options = METHODS[method.name]
+    if not options.learns:
+        return set()
+    found = set(options.masks) - {"weights"}
+    if (level := getattr(method.options, "level", None)) is not None:
+        found &= {f"{level}s"}
+    if (parts := getattr(method.options, "parts", None)) is not None:
+        found &= set(parts.split())
+    return found if getattr(method.options, "node_masks", True) else found - {"nodes"}
 
 
 def _is_its_kind(

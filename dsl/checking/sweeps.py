@@ -232,7 +232,12 @@ def _as_name(value: Any) -> tree.Name:
 def _with_names(circuit: tree.Circuit) -> tree.Circuit:
     """The same with names in the places where values were put for some."""
     method = replace(circuit.method, name=_as_name(circuit.method.name))
-    return replace(circuit, graph=_as_name(circuit.graph), task=_as_name(circuit.task), method=method)
+    clauses = tuple(
+        replace(each, circuit=_as_name(each.circuit)) if isinstance(each, tree.Origin) else each
+        for each in circuit.clauses
+    )
+    named = replace(circuit, graph=_as_name(circuit.graph), task=_as_name(circuit.task), clauses=clauses)
+    return replace(named, method=method)
 
 
 def _names(

@@ -123,11 +123,14 @@ class DiscoverStage(Stage["Circuit"]):
         )
 
     def run(self, place: Workplace) -> Circuit:
-        """The circuit. `StageError` for what goes wrong, with the last good state on not-a-number."""
+        """The circuit. `StageError` for what goes wrong, with the last good state on not-a-number. Ctrl-C in the run
+        that this one starts from ends it."""
         import passes
 
         stage = self.origin
         origin = None if stage is None else place.value(stage).with_(name=stage.name)
+        if origin is not None and "interrupted" in origin.provenance:
+            raise KeyboardInterrupt
         with located(self.doing, self.span):
             program, task = place.program(self.graph), place.task(self.task, self.graph.model)
             bounds = {} if self.circuit is None else bounds_on(self.circuit, program)

@@ -6,13 +6,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dsl.running.failures import StageError, located
-from dsl.running.finding import LATER, DiscoverStage, Found, batch_size_of, bounds_on, discoveries
+from dsl.running.finding import LATER, DiscoverStage, Found, batch_size_of, bounds_on, discoveries, seeds_of
 from dsl.running.keys import circuit_digest, describe, describe_method, factors_digest
 from dsl.running.objectives import objective_options
 from dsl.running.sections.graphs import TraceStage
@@ -114,6 +115,8 @@ class EvidenceStage(Stage[Mapping[str, Any]]):
             inputs["seeds"] = {str(seed): stage for seed, stage in self.discoveries().items()}
         if self._controls_weights and isinstance(spec, CircuitSpec):
             inputs |= {"method": describe_method(spec.method), "bounds": describe(spec, without=LATER)}
+            if spec.origin is not None:
+                inputs["origin"] = discoveries(spec.origin, 1, self.row)[seeds_of(spec.origin)[0]]
         return inputs
 
     def run(self, place: Workplace) -> Mapping[str, Any]:
@@ -182,21 +185,19 @@ class EvidenceStage(Stage[Mapping[str, Any]]):
         return tuple(runs)
 
     def _discover(self, place: Workplace) -> Callable[[int, Any], Circuit | None]:
-        """The circuit's method, on any program."""
+        """The circuit's method, on any program, from where the circuit started there."""
         import passes
 
-        spec = self.circuit
-        assert isinstance(spec, CircuitSpec)
-        task = place.task(spec.task, spec.graph.model)
-        method, metric = spec.method, spec.task.metric
-        options = {each.name: getattr(method.options, each.name) for each in fields(method.options)}
-        options |= objective_options(spec)
+        assert isinstance(self.circuit, CircuitSpec)
 
-        def discover(seed: int, program: Any) -> Circuit:
-            bounds = bounds_on(spec, program)
-            return passes.run(method.name, program, task, seed=seed, metric=metric, **bounds, **options)
+        def discover(spec: CircuitSpec, seed: int, program: Any) -> Circuit:
+            method, task = spec.method, place.task(spec.task, spec.graph.model)
+            options = {each.name: getattr(method.options, each.name) for each in fields(method.options)}
+            options |= objective_options(spec) | bounds_on(spec, program)
+            origin = None if spec.origin is None else discover(spec.origin, seed, program)
+            return passes.run(method.name, program, task, seed=seed, metric=spec.task.metric, origin=origin, **options)
 
-        return discover
+        return partial(discover, self.circuit)
 
     def _truth(self, place: Workplace) -> Collection[str] | None:
         """The true edges of a built-in model, where they are known and the graph has them."""

@@ -21,9 +21,9 @@ SHOWN = ("kl", "accuracy")
 @dataclass(frozen=True)
 class Interference:
     """Measurements by task, then by circuit: every part and, last, the composition. `own` says which parts were found
-    for a task, `metrics` what a task is judged by; `overlap` is what the parts share, as
-    `graphir.algebra_overlap.CircuitOverlap.to_json` has it (the whole of each part); `doubled` are the weights that a
-    sum counts more than once."""
+    for a task, `metrics` what a task is judged by; `overlap` is what the parts share of edges, nodes and weights, in
+    all, by layer and by kind, as `graphir.algebra_overlap.CircuitOverlap.to_json` has it; `doubled` are the weights
+    that a sum counts more than once."""
 
     name: str
     formula: str
@@ -86,7 +86,7 @@ def measure_interference(spec: CompositionSpec, place: Workplace) -> Interferenc
     tasks = tasks_of_parts(spec)
     own = {task.name: tuple(c.name for c in spec.operands if c.task and c.task.name == task.name) for task in tasks}
     parts = [obtain(each, place).circuit for each in spec.operands]
-    shared = overlap(*parts).whole
+    shared = overlap(*parts).to_json()
     factors = obtain(spec, place).factors
     return Interference(
         spec.name,
@@ -95,7 +95,7 @@ def measure_interference(spec: CompositionSpec, place: Workplace) -> Interferenc
         own,
         {task.name: task.metric for task in tasks},
         measured,
-        {part: each.to_json() for part, each in shared.items()},
+        {part: each for part, each in shared.items() if part != "names"},
         sum(int((counts > 1).sum()) for counts in factors.values()),
     )
 

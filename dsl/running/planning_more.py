@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dsl.running.finding import seeds_of
+from dsl.running.finding import batch_size_of, seeds_of
 from dsl.running.gates import AGREEMENT, PART_OF
 from dsl.running.gathering import has_seeds, parts_of
 from dsl.running.interfering import tasks_of_parts
@@ -63,7 +63,7 @@ def _gates(check: CheckSpec, spec: Spec, work_of: WorkOf, gflops: float) -> Iter
     if isinstance(circuit, CircuitSpec):
         most = max((each.seeds or 0 for each in check.conditions), default=0) - len(seeds_of(circuit))
         if most > 0:
-            yield replace(learning_stage(circuit, work, most, gflops), name=f"gates of {circuit.label}", line=line)
+            yield replace(_learning_again(circuit, work, most, gflops), name=f"gates of {circuit.label}", line=line)
     named = {each for condition in check.conditions for each in quantities(condition.expression)}
     if any(name in AGREEMENT for name, _ in named):
         yield measuring_stage(f"agreement of {circuit.label}", line, work, "test", 3, gflops)
@@ -97,7 +97,16 @@ def _test(
     if part == "controls" and "random_model" in options.controls:
         again = 1
     if again and isinstance(circuit, CircuitSpec):
-        yield replace(learning_stage(circuit, work, again, gflops), name=name, line=line)
+        yield replace(_learning_again(circuit, work, again, gflops), name=name, line=line)
+
+
+def _learning_again(circuit: CircuitSpec, work: Work, seeds: int, gflops: float) -> Stage:
+    """Learning a circuit from so many more seeds, and before it what it starts from."""
+    own = learning_stage(circuit, work, seeds, gflops)
+    if circuit.origin is None:
+        return own
+    work = replace(work, batch=batch_size_of(circuit.origin))
+    return _sum_of(own, _learning_again(circuit.origin, work, seeds, gflops))
 
 
 def _sum_of(first: Stage, second: Stage) -> Stage:

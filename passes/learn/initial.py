@@ -72,6 +72,12 @@ def start_from(origin: Circuit, parts: Mapping[str, Part]) -> None:
         logits.copy_(torch.logit(torch.as_tensor(origin.scores[name], dtype=torch.float64)).clamp_(-LIMIT, LIMIT))
 
 
+def density_of_origin(context: RunContext, name: str) -> float:
+    """The expected density of the masks of a part that learning starts from; 1 where it starts from none."""
+    scores = None if context.origin is None else context.origin.scores.get(name)
+    return 1.0 if scores is None else max(float(np.mean(scores)), 1.0 / len(scores))
+
+
 class _Ones(Parametrization):
     """The mask at one, differentiable."""
 

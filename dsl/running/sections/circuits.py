@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,8 @@ class Circuits(Section):
     kind, order = "circuits", 30
 
     def carry_out(self, run: Run) -> None:
-        """Each is saved as soon as it is found, and again when it is measured."""
-        for spec in run.spec.circuits:
+        """Each is saved as soon as it is found, and again when it is measured; those that others start from first."""
+        for spec in _in_order(run.spec.circuits):
             with _last_good_state(run, spec):
                 found = find_circuit(spec, run.place)
             run.keep(found, found.circuit)
@@ -64,6 +64,15 @@ class Circuits(Section):
                 objective_options(circuit)
 
 
+def _in_order(circuits: Sequence[CircuitSpec]) -> Sequence[CircuitSpec]:
+    """As they are given, but those that others start from first."""
+
+    def depth(spec: CircuitSpec) -> int:
+        return 0 if spec.origin is None else 1 + depth(spec.origin)
+
+    return sorted(circuits, key=depth)
+
+
 class _LateComparison(CompareStage):
     """The comparison of seeds that are looked for only when its inputs are asked for: in a plan."""
 
@@ -84,7 +93,7 @@ def _last_good_state(run: Run, spec: CircuitSpec) -> Iterator[None]:
     except StageError as error:
         cause = error.__cause__
         circuit: Any = cause.circuit if isinstance(cause, TrainingError) else None
-        if circuit is not None:
+        if circuit is not None and error.span == spec.method.span:  # not what it starts from
             told = {**circuit.provenance, "failed": str(cause)}
             circuit = circuit.with_(name=spec.name, provenance=told)
             run.keep(Found(spec, circuit, {0: circuit}, 0, {}), circuit)
