@@ -280,6 +280,17 @@ def test_weight_masks_multiply_parameters() -> None:
         assert torch.allclose(mask.grad, gradient * original[name], atol=1e-4, rtol=1e-4), name
 
 
+def test_a_batch_of_another_length_than_a_fixed_one_is_an_error_that_says_so() -> None:
+    graph = graphir.trace(modules.prepared(FixedLength(-1)), modules.token_example(2, modules.LENGTH))
+    program = graphir.lower(graph)
+    shorter = modules.token_example(2, modules.LENGTH - 1)
+    with pytest.raises(DataError, match=r"has the shape \(2, \d+\), and the model was traced for") as told:
+        program(shorter)
+    assert any("fixed" in hint for hint in told.value.hints)
+    with pytest.raises(DataError, match="was traced for"):
+        program.reference(shorter)
+
+
 def test_norms_and_embeddings_are_masked_only_where_it_is_asked_for() -> None:
     instance, graph = zoo.traced("llama")
     program, names = graphir.lower(graph), {name for name, _ in instance.model.named_parameters()}

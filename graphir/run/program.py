@@ -10,7 +10,8 @@ attention, gates, softmax, stays the model's own traced code.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,25 @@ from graphir.run.masks import Masks, WeightMask
 from graphir.tracing.exported import Example, Traced, name_inputs
 
 Env = dict[fx.Node, Any]
+
+
+@contextmanager
+def _told_of_shapes(traced: Traced, batch: Example) -> Iterator[None]:
+    """Raise `DataError` for what fails within where the batch varies along axes that the trace has fixed."""
+    try:
+        yield
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        known = traced.named_inputs(traced.example)
+        for name, value in traced.named_inputs(batch).items():
+            wanted, free = tuple(known[name].shape), traced.dynamic.get(name, (None, None))
+            mine = tuple(value.shape)
+            fits = len(mine) == len(wanted)
+            if not fits or any(mine[a] != wanted[a] for a in range(len(wanted)) if a not in free):
+                hints = [f"trace with an example of the shape {mine}", *traced.notes]
+                raise DataError(
+                    f"`{name}` has the shape {mine}, and the model was traced for {wanted}", hints
+                ) from error
+        raise
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +167,8 @@ class MaskedProgram(abc.ABC):
         if reference is None and (masks.mixes or masks.neurons is not None):
             reference = self._reference(counterfactual, ablation, masks)
         self._check_masks(masks)
-        return self.run(self.bind(batch, masks.weights), masks, reference, positions)
+        with _told_of_shapes(self.traced, batch):
+            return self.run(self.bind(batch, masks.weights), masks, reference, positions)
 
     @abc.abstractmethod
     def run(self, env: Env, masks: Masks, reference: Reference | None, positions: Tensor | None) -> list[Tensor]:
@@ -207,7 +228,7 @@ class MaskedProgram(abc.ABC):
 
     def reference(self, counterfactual: Example, *, hidden: bool = False) -> Reference:
         """Ablation values of an unmasked run on `counterfactual`, without gradient; MLPs' `hidden` ones if asked."""
-        with torch.no_grad():
+        with torch.no_grad(), _told_of_shapes(self.traced, counterfactual):
             return self.record(self.bind(counterfactual), hidden=hidden)
 
     @abc.abstractmethod
