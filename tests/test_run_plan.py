@@ -15,12 +15,13 @@ from dsl.model_facts import ModelFacts
 from dsl.options import PlanOptions
 from dsl.running.failures import StageError
 from dsl.running.loading import granularity_of
-from dsl.running.planning import Plan, measure_speed
+from dsl.running.planning import MEASURED_TOKENS, Plan, measure_speed
 from dsl.running.sizes import GraphSize, ModelSize, graph_size, model_size
 from dsl.spec import GraphSpec, ModelSpec
 from graphir.cost import transformer_edges
 from graphir.diagnostics import Source
 from graphir.tracing import regrain
+from passes.measure import TOKENS
 from tests.running import HEAD, LEARNED, RANKED, spec_of, write_pairs
 from tests.zoo import traced
 
@@ -100,6 +101,10 @@ def test_too_little_is_known_of_some_models() -> None:
 
 def plan_of(text: str, folder: Path) -> Plan:
     return plan_spec(spec_of(text, folder), PlanOptions(cache=folder / "cache"))
+
+
+def test_measuring_is_planned_in_the_batches_that_are_measured() -> None:
+    assert MEASURED_TOKENS == TOKENS
 
 
 def test_passes_are_counted(tmp_path: Path) -> None:
