@@ -12,7 +12,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -43,6 +43,13 @@ def _told_of_shapes(traced: Traced, batch: Example) -> Iterator[None]:
                     f"`{name}` has the shape {mine}, and the model was traced for {wanted}", hints
                 ) from error
         raise
+
+
+def _differ_at_once(batch: Example, other: Example) -> bool:
+    """Whether token ids differ in the first place of every row."""
+    mine, theirs = next(iter(name_inputs(batch).values())), next(iter(name_inputs(other).values()))
+    ids = mine.dim() == 2 and mine.shape == theirs.shape and mine.numel() > 0 and not mine.is_floating_point()
+    return ids and bool((mine[:, 0] != theirs[:, 0]).all())
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +173,8 @@ class MaskedProgram(abc.ABC):
         reference = masks.reference or reference
         if reference is None and (masks.mixes or masks.neurons is not None):
             reference = self._reference(counterfactual, ablation, masks)
+            if counterfactual is not None and positions is None and _differ_at_once(batch, counterfactual):
+                reference = replace(reference, entries={})  # for a run at some tokens, which this one cannot be
         self._check_masks(masks)
         with _told_of_shapes(self.traced, batch):
             return self.run(self.bind(batch, masks.weights), masks, reference, positions)

@@ -48,6 +48,8 @@ def differing_tokens(program: StreamProgram, env: Env, reference: Reference, pos
     program cannot tell: a model that is not causal, ablation values of another kind, inputs that differ in more than
     the tokens' embeddings."""
     shape = _token_shape(program, env, reference)
+    if not reference.entries and any(plan.kept for plan in program.plans if plan.region.exit is not None):
+        return None
     if shape is None or not _same_surroundings(program, env, reference) or not is_causal(program):
         return None
     changed = torch.zeros(shape, dtype=torch.bool, device=program.device)
