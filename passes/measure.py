@@ -46,8 +46,7 @@ class Evaluator:
     """Measures masks on one split, in batches of `batch_size` rows, more where these are short: up to `TOKENS` tokens.
 
     The full model's logits at the predicting positions are kept; ablation values are computed anew for each batch, so
-    that memory does not grow with the data. With `agreement` two more metrics compare
-    with the model: `jsd` (nats) and `kendall_tau` over the task's candidate tokens."""
+    that memory does not grow with the data."""
 
     def __init__(
         self,
@@ -56,11 +55,9 @@ class Evaluator:
         split: str = "test",
         batch_size: int = 8,
         observer: Observer | None = None,
-        *,
-        agreement: bool = False,
     ) -> None:
         self.program, self.task, self.split = program, task, split
-        self._tokens = candidate_tokens(task).to(program.device) if agreement else None
+        self._tokens = candidate_tokens(task).to(program.device)
         self.observer = observer or SilentObserver()
         self._source = ReferenceSource(program, task)
         rows = max(batch_size, task.rows_for(split, TOKENS))
@@ -107,9 +104,10 @@ class Evaluator:
         return self.measure_several([masks])[0]
 
     def measure_several(self, several: Sequence[Masks]) -> list[Metrics]:
-        """Means over the split: accuracy, cross_entropy and kl (nats), exact_match with the model's first choice, and,
-        with distractors, logit_diff, prob_diff, logit_diff_ratio (to the model's) and faithfulness (the share of the
-        way from the empty circuit's logit difference to the model's)."""
+        """Means over the split: accuracy, cross_entropy, kl and jsd (nats), exact_match with the model's first choice;
+        with two candidate tokens or more kendall_tau of their ranking by the model (0 where either ranks all alike);
+        and, with distractors, logit_diff, prob_diff, logit_diff_ratio (to the model's) and faithfulness (the share of
+        the way from the empty circuit's logit difference to the model's)."""
         found = [self._summarize(logits) for logits in self.logits_of(several)]
         for metrics in found:
             if "logit_diff" in metrics:
@@ -130,9 +128,8 @@ class Evaluator:
         for batch, found, full in zip(self._batches, logits, self._full, strict=True):
             rows += len(batch)
             values_of = _values(found, full, batch)
-            if self._tokens is not None:
-                values_of |= {"jsd": jsd_from(full, found).clamp(min=0)}
-                values_of |= {"kendall_tau": kendall_tau(full, found, self._tokens)}
+            if len(self._tokens) > 1:
+                values_of["kendall_tau"] = kendall_tau(full, found, self._tokens).nan_to_num(0.0)
             for name, values in values_of.items():
                 sums[name] = sums.get(name, 0.0) + float(values.sum())
         means = {name: total / max(rows, 1) for name, total in sums.items()}
@@ -145,6 +142,7 @@ def _values(found: Tensor, full: Tensor, batch: Batch) -> dict[str, Tensor]:
     values = {
         "accuracy": accuracy(found, batch),
         "kl": kl_from(full, found).clamp(min=0),  # rounding may leave it below
+        "jsd": jsd_from(full, found).clamp(min=0),
         "exact_match": (found.argmax(-1) == full.argmax(-1)).float(),
         "cross_entropy": -answer_log_prob(found, batch),
     }

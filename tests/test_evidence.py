@@ -47,14 +47,20 @@ def test_kendall_ranks_the_candidates_only() -> None:
     assert kendall_tau(full, -full, tokens).tolist() == [-1, -1, -1]
 
 
-def test_agreement_is_measured_when_it_is_asked_for() -> None:
-    program, task = toy()
-    plain, more = evaluator().full, Evaluator(program, task, agreement=True)
-    assert set(more.full) - set(plain) == {"jsd", "kendall_tau"}
-    assert more.full["jsd"] == pytest.approx(0, abs=1e-6)
-    assert more.full["kendall_tau"] == 1
+def test_the_model_agrees_with_itself() -> None:
+    _, task = toy()
+    full = evaluator().full
+    assert full["jsd"] == pytest.approx(0, abs=1e-6)
+    assert full["kendall_tau"] == 1
     rows = [row for split in task.splits.values() for row in split]
     assert set(candidate_tokens(task).tolist()) == {r.answer for r in rows} | {r.distractor for r in rows}
+
+
+def test_where_all_candidates_are_alike_their_order_agrees_with_nothing() -> None:
+    program, task = toy()
+    found = evaluator()
+    alike = [torch.zeros_like(logits) for logits in found.logits(Masks(edges=torch.ones(len(program.graph.edges))))]
+    assert found._summarize(alike)["kendall_tau"] == 0
 
 
 # --- faithfulness ----------------------------------------------------------------------------------------------------

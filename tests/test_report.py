@@ -144,7 +144,7 @@ def test_json_is_json_with_raw_numbers(report: Report) -> None:
 
 
 def test_held_out_metrics_stand_between_the_empty_circuit_and_the_model(report: Report) -> None:
-    table = next(b for b in report.section("circuit-1").blocks if isinstance(b, Table))
+    table = next(b for b in report.section("circuit-1-evidence").blocks if isinstance(b, Table))
     assert table.headers == ("metric", "empty circuit", "complement", "found", "model")
     assert table.rows[1] == ("kl", 4.0, 4.0, 0.125, 0.0)
 
@@ -164,6 +164,19 @@ def test_failed_checks_and_missing_tests_are_said(report: Report, page: Page) ->
     assert "the true edges are not known" in page.text
     assert "diverged" in page.text
     assert "FAIL" in report.to_markdown()
+
+
+def test_every_circuit_has_a_section_of_evidence_that_says_what_was_not_tested() -> None:
+    circuit = small_circuit()
+    manifest = small_manifest(circuit)
+    del manifest["evidence"]
+    section = make_report(manifest, {"found": circuit}).section("circuit-1-evidence")
+    held_out, *_, not_made = (b for b in section.blocks if isinstance(b, Table))
+    assert [row[0] for row in held_out.rows] == ["accuracy", "kl", "logit_diff", "faithfulness"]
+    assert {row[0]: row[1] for row in not_made.rows} == dict.fromkeys(
+        ["Faithfulness over size", "Completeness", "Minimality", "Stability over seeds", "Controls"],
+        "not asked for: evidence found { }",
+    )
 
 
 def test_a_flagged_circuit_is_flagged_at_the_top() -> None:

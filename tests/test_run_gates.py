@@ -41,14 +41,13 @@ def test_agreement_and_completeness_are_those_of_the_definitions(tmp_path: Path)
     judged, circuit = run.judged["found"], run.runnable("found")
     spec = spec_of(text, tmp_path)
     task = Workplace.of(spec, Reporter(quiet=True)).task(spec.tasks[0], spec.models[0])
-    evaluator = Evaluator(graphir.lower(circuit.graph), task, "test", 8, agreement=True)
+    evaluator = Evaluator(graphir.lower(circuit.graph), task, "test", 8)
     ours, rest = (evaluator.measure(masks_of(circuit, evaluator.program, complement=c)) for c in (False, True))
     assert found["jsd(model, circuit)"] == pytest.approx(ours["jsd"], abs=1e-6)
     assert found["kendall_tau(model, circuit)"] == pytest.approx(ours["kendall_tau"], abs=1e-6)
     assert found["jsd(model, complement)"] == pytest.approx(rest["jsd"], abs=1e-6)
     full, low, other = (each["logit_diff"] for each in (judged.full, judged.empty, judged.complement))
     assert found["completeness"] == (full - other) / (full - low)
-    assert kinds(run).count("agreement") == 1
     assert "evidence" not in kinds(run)
 
 
@@ -87,7 +86,7 @@ def test_a_plan_has_the_gates(tmp_path: Path) -> None:
     gates = "check found { stability >= 0 over 3 seeds  jsd <= 1  minimality >= 0 }\n"
     plan = make_plan(spec_of(HEAD + LEARNED + gates, tmp_path), PlanOptions(cache=tmp_path / "cache"))
     rows = {stage.name: stage for stage in plan.stages}
-    assert {"gates of found", "agreement of found", "evidence of found"} <= set(rows)
+    assert {"gates of found", "evidence of found"} <= set(rows)
     assert rows["gates of found"].backward == 2 * rows["found: edge_pruning"].backward
     assert all(stage.cache for stage in plan.stages)
 

@@ -1,5 +1,4 @@
-"""What a report says of each circuit: its metrics between the empty circuit and the model, its size, its seeds, its
-drawing, its strongest edges; then the evidence."""
+"""What a report says of each circuit: how it was found, its drawing, its strongest edges; then the evidence."""
 
 from __future__ import annotations
 
@@ -9,14 +8,12 @@ from typing import Any
 import numpy as np
 
 from dsl.report.about_evidence import evidence_sections
-from dsl.report.content import Block, Cell, Drawing, Name, Remark, Section, Share, Table, facts, table
+from dsl.report.content import Block, Drawing, Name, Remark, Section, Table, facts
 from dsl.report.drawing import draw_circuit
-from dsl.report.reading import mapping, metric, named, number, text
+from dsl.report.reading import number, text
 from graphir.circuit import Circuit
 
 STRONGEST = 20
-PARTS = ("empty", "complement", "metrics", "model")
-"""Entries of a circuit in a manifest that hold metrics."""
 
 
 def circuit_section(
@@ -26,15 +23,11 @@ def circuit_section(
     blocks: list[Block] = [_facts(found, circuit)]
     if failed := text(found.get("failed")):
         blocks.append(Remark(f"Learning broke off: {failed}", "bad"))
-    blocks += _metrics(name, found)
-    if circuit is not None:
-        blocks.append(_sizes(circuit))
-    blocks += _seeds(found)
     if unread:
         blocks.append(Remark(f"Without its drawing: {unread}"))
     if circuit is not None:
         blocks += _picture(name, circuit)
-    return Section(key, f"Circuit {name}", tuple(blocks), tuple(evidence_sections(key, evidence)))
+    return Section(key, f"Circuit {name}", tuple(blocks), tuple(evidence_sections(key, name, found, circuit, evidence)))
 
 
 def _facts(found: Mapping[str, Any], circuit: Circuit | None) -> Block:
@@ -48,7 +41,6 @@ def _facts(found: Mapping[str, Any], circuit: Circuit | None) -> Block:
             "task": text(made.get("task")),
             "ablation": circuit.ablation if circuit is not None else text(found.get("ablation")),
             "seed": number(found.get("seed")),
-            "judged on": _judged_on(found),
         }
     )
 
@@ -65,51 +57,6 @@ def _options_of(method: str) -> frozenset[str]:
 
 def _option(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else "none" if value is None else str(value)
-
-
-def _judged_on(found: Mapping[str, Any]) -> str:
-    examples = number(found.get("examples"))
-    return "" if examples is None else f"{int(examples):,} held-out examples ({text(found.get('split'))})"
-
-
-def _metrics(name: str, found: Mapping[str, Any]) -> list[Block]:
-    """A row a metric, between the ends it lies between."""
-    measured = {part: mapping(found.get(part)) for part in PARTS}
-    names = dict.fromkeys(each for part in ("metrics", "model") for each in measured[part])
-    if not names:
-        return [Remark("Not measured on held-out examples.", "bad")]
-    rows = [(each, *(metric(each, measured[part].get(each)) for part in PARTS)) for each in names]
-    return [table(("metric", "empty circuit", "complement", name, "model"), rows, "Held-out examples")]
-
-
-def _sizes(circuit: Circuit) -> Block:
-    totals: dict[str, int] = {"edges": len(circuit.edges), "nodes": len(circuit.nodes)}
-    for node in circuit.graph.nodes:
-        totals[node.kind.value] = totals.get(node.kind.value, 0) + 1
-    rows: list[tuple[Cell, ...]] = [
-        (kind, kept, totals[kind], Share(kept / totals[kind]) if totals[kind] else None)
-        for kind, kept in circuit.counts().items()
-        if kind in totals
-    ]
-    shares = circuit.densities()
-    masked = [kind for kind in ("weights", "neurons") if circuit.weights and kind in shares]
-    rows += [(kind, None, None, Share(shares[kind])) for kind in masked]
-    return table(("", "kept", "of", "share"), rows, "Size, by hard masks")
-
-
-def _seeds(found: Mapping[str, Any]) -> list[Block]:
-    seeds = named(found.get("seeds"))
-    if len(seeds) < 2:
-        return []
-    rows = [
-        (seed, number(each.get("edges")), number(each.get("validation_kl")), text(each.get("failed")))
-        for seed, each in seeds.items()
-    ]
-    blocks: list[Block] = [table(("seed", "edges", "kl on validation data", ""), rows, "Seeds")]
-    stability = number(found.get("stability"))
-    if stability is not None:
-        blocks.append(Remark(f"Smallest overlap (IoU) of edges between two seeds: {stability:.3f}."))
-    return blocks
 
 
 def _picture(name: str, circuit: Circuit) -> list[Block]:

@@ -1,6 +1,8 @@
-"""What a report says of the evidence for a circuit: curves, completeness, minimality, stability, controls, flags.
+"""What a report says of the evidence for a circuit: held-out metrics between the empty circuit and the model, sizes,
+seeds; then the tests that were asked for (curves, completeness, minimality, stability, controls), and those that were
+not.
 
-It reads `passes.evidence.Evidence.to_json()`, as a run's manifest has it.
+It reads a manifest's entry of the circuit and, where there is one, its `passes.evidence.Evidence.to_json()`.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from dsl.report.content import (
     table,
 )
 from dsl.report.reading import items, mapping, mappings, metric, named, number, numbers, share, text
+from graphir.circuit import Circuit
 
 Data = Mapping[str, Any]
 WEAKEST = 20
@@ -31,22 +34,24 @@ BEYOND = 0.05
 """A ranking that goes further beyond the model than this profits from it in CPR."""
 
 
-def evidence_sections(key: str, evidence: Data) -> Iterator[Section]:
-    """A section for each test that was made, one for those that were not."""
-    if not evidence:
-        return
-    yield Section(f"{key}-evidence", "Evidence", tuple(_about(evidence)))
-    for name, title, make in (
-        ("faithfulness", "Faithfulness over size", _faithfulness),
-        ("roc", "Against the true edges", _roc),
-        ("completeness", "Completeness", _completeness),
-        ("minimality", "Minimality", _minimality),
-        ("stability", "Stability over seeds", _stability),
-        ("controls", "Controls", _controls),
-    ):
-        found = mapping(evidence.get(name))
-        if found:
-            yield Section(f"{key}-{name}", title, tuple(make(found)))
+PARTS = ("empty", "complement", "metrics", "model")
+"""Entries of a circuit in a manifest that hold metrics."""
+TITLES = {
+    "faithfulness": "Faithfulness over size", "roc": "Against the true edges", "completeness": "Completeness",
+    "minimality": "Minimality", "stability": "Stability over seeds", "controls": "Controls",
+}  # fmt: skip
+"""Titles of the tests."""
+
+
+def evidence_sections(key: str, name: str, found: Data, circuit: Circuit | None, evidence: Data) -> Iterator[Section]:
+    """A section for what is measured of every circuit, one for each test that was made. `found` is the circuit's entry
+    in the manifest, `evidence` that of its evidence section, empty where the file has none."""
+    yield Section(f"{key}-evidence", "Evidence", tuple(_about(name, found, circuit, evidence)))
+    makers = (_faithfulness, _roc, _completeness, _minimality, _stability, _controls)
+    for (test, title), make in zip(TITLES.items(), makers, strict=True):
+        made = mapping(evidence.get(test))
+        if made:
+            yield Section(f"{key}-{test}", title, tuple(make(made)))
 
 
 ROW = (
@@ -75,16 +80,16 @@ def evidence_row(evidence: Data) -> tuple[Cell, ...]:
     )
 
 
-def _about(evidence: Data) -> Iterator[Block]:
+def _about(name: str, found: Data, circuit: Circuit | None, evidence: Data) -> Iterator[Block]:
     yield facts(
         {
-            "measured on": f"{text(evidence.get('examples'))} held-out examples ({text(evidence.get('split'))})",
+            "judged on": _judged_on(found),
             "metric": text(evidence.get("metric")),
             "ablation": text(evidence.get("ablation")),
             "hard densities": ", ".join(
-                f"{name} {100 * found:.4g}%"
-                for name, each in mapping(evidence.get("densities")).items()
-                if (found := number(each)) is not None
+                f"{part} {100 * density:.4g}%"
+                for part, each in mapping(evidence.get("densities")).items()
+                if (density := number(each)) is not None
             ),
         }
     )
@@ -92,13 +97,69 @@ def _about(evidence: Data) -> Iterator[Block]:
         yield Remark(
             "Flagged: the same discovery works on random weights too, so it says nothing about the model.", "bad"
         )
-    measured = {name: mapping(evidence.get(name)) for name in ("empty", "metrics", "model")}
-    rows = [(name, *(metric(name, measured[part].get(name)) for part in measured)) for name in measured["metrics"]]
+    yield _metrics(name, found)
+    if circuit is not None:
+        yield _sizes(circuit)
+    yield from _seeds(found)
+    yield from _not_made(name, found, evidence)
+
+
+def _judged_on(found: Data) -> str:
+    examples = number(found.get("examples"))
+    return "" if examples is None else f"{int(examples):,} held-out examples ({text(found.get('split'))})"
+
+
+def _metrics(name: str, found: Data) -> Block:
+    """A row a metric, between the ends it lies between."""
+    measured = {part: mapping(found.get(part)) for part in PARTS}
+    names = dict.fromkeys(each for part in ("metrics", "model") for each in measured[part])
+    if not names:
+        return Remark("Not measured on held-out examples.", "bad")
+    rows = [(each, *(metric(each, measured[part].get(each)) for part in PARTS)) for each in names]
+    return table(("metric", "empty circuit", "complement", name, "model"), rows, "Held-out examples")
+
+
+def _sizes(circuit: Circuit) -> Block:
+    totals: dict[str, int] = {"edges": len(circuit.edges), "nodes": len(circuit.nodes)}
+    for node in circuit.graph.nodes:
+        totals[node.kind.value] = totals.get(node.kind.value, 0) + 1
+    rows: list[tuple[Cell, ...]] = [
+        (kind, kept, totals[kind], Share(kept / totals[kind]) if totals[kind] else None)
+        for kind, kept in circuit.counts().items()
+        if kind in totals
+    ]
+    shares = circuit.densities()
+    masked = [kind for kind in ("weights", "neurons") if circuit.weights and kind in shares]
+    rows += [(kind, None, None, Share(shares[kind])) for kind in masked]
+    return table(("", "kept", "of", "share"), rows, "Size, by hard masks")
+
+
+def _seeds(found: Data) -> list[Block]:
+    seeds = named(found.get("seeds"))
+    if len(seeds) < 2:
+        return []
+    rows = [
+        (seed, number(each.get("edges")), number(each.get("validation_kl")), text(each.get("failed")))
+        for seed, each in seeds.items()
+    ]
+    blocks: list[Block] = [table(("seed", "edges", "kl on validation data", ""), rows, "Seeds")]
+    stability = number(found.get("stability"))
+    if stability is not None:
+        blocks.append(Remark(f"Smallest overlap (IoU) of edges between two seeds: {stability:.3f}."))
+    return blocks
+
+
+def _not_made(name: str, found: Data, evidence: Data) -> Iterator[Block]:
+    """Tests that could not be made, with the reason, and those that nobody asked for, with how to ask."""
+    missing = {test: text(why) for test, why in mapping(evidence.get("missing")).items()}
+    if any(mapping(found.get(part)) for part in PARTS):
+        asked = f"not asked for: evidence {name} {{ }}"
+        for test in ("faithfulness", "completeness", "minimality", "stability", "controls"):
+            if not mapping(evidence.get(test)):
+                missing.setdefault(test, asked)
+    rows = [(TITLES.get(test, test), why) for test, why in missing.items()]
     if rows:
-        yield table(("metric", "empty circuit", "circuit", "model"), rows, "All metrics")
-    missing = [(text(name), text(why)) for name, why in mapping(evidence.get("missing")).items()]
-    if missing:
-        yield table(("not measured", "why"), missing)
+        yield table(("not measured", "why"), rows)
 
 
 def _faithfulness(found: Data) -> Iterator[Block]:

@@ -1,5 +1,5 @@
 """Quantities of checks that are measured only because a check asks for them: of the evidence the tests that a condition
-names and no others, agreement with the model beyond its first choice, stability over as many seeds as a gate says.
+names and no others, stability over as many seeds as a gate says.
 
 Where the file has an `evidence` section for the circuit, its tests are used; the stages are the same, so that what one
 measured the other finds in the cache.
@@ -7,32 +7,24 @@ measured the other finds in the cache.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsl.quantities import QUANTITIES
-from dsl.running.failures import located
-from dsl.running.finding import DiscoverStage, Found, batch_size_of, discoveries, seeds_of
+from dsl.running.finding import DiscoverStage, Found, discoveries, seeds_of
 from dsl.running.gathering import EvidenceStage, Gathered
-from dsl.running.judging import SPLIT, Judged, MeasureStage, both_masks, judge, stability
-from dsl.running.keys import circuit_digest, factors_digest
+from dsl.running.judging import Judged, MeasureStage, judge, stability
 from dsl.running.obtaining import obtain
-from dsl.running.sections.graphs import TraceStage
-from dsl.running.sections.tasks import TaskStage
 from dsl.running.stage import Stage
-from dsl.running.storing import read_numbers, write_numbers
 from dsl.spec import CircuitSpec, EvidenceSpec
 from dsl.translate import Lookup, quantities, symbol_name
 from graphir.errors import DataError, GraphirError
 
 if TYPE_CHECKING:
     from dsl.running.workplace import Workplace
-    from dsl.spec import AnyCircuit, CheckSpec, Condition
+    from dsl.spec import CheckSpec, Condition
 
-AGREEMENT = ("jsd", "kendall_tau")
-"""Metrics that compare whole predictions: they are not measured with every circuit."""
 PART_OF: Mapping[str, str] = {
     "incompleteness": "completeness",
     "minimality": "minimality",
@@ -44,52 +36,6 @@ PART_OF: Mapping[str, str] = {
 """The test of the evidence that measures a quantity."""
 
 Quantity = tuple[str, tuple[str, ...]]
-
-
-class AgreementStage(Stage[Mapping[str, Mapping[str, float]]]):
-    """How far the predictions of a circuit, of its complement and of the empty circuit agree with the model's."""
-
-    kind = "agreement"
-
-    def __init__(self, spec: AnyCircuit, found: Callable[[], Found]) -> None:
-        doing = f"comparing the predictions of `{spec.label}` with the model's"
-        super().__init__(f"agreement of {spec.label}", spec.span, doing)
-        self.spec, self._found = spec, found
-
-    def inputs(self, place: Workplace) -> Mapping[str, Any]:
-        """Graph, task, circuit, and how the examples are cut into batches."""
-        assert self.spec.task is not None
-        found = self._found()
-        return {
-            "graph": TraceStage(self.spec.graph),
-            "task": TaskStage(self.spec.task, self.spec.graph.model),
-            "split": SPLIT,
-            "batch_size": batch_size_of(self.spec),
-            "circuit": circuit_digest(found.circuit),
-            "factors": factors_digest(found.factors),
-        }
-
-    def run(self, place: Workplace) -> Mapping[str, Mapping[str, float]]:
-        """By what is compared with the model, then by metric."""
-        from passes.measure import Evaluator
-
-        spec = self.spec
-        assert spec.task is not None
-        with located(self.doing, self.span):
-            program, task = place.program(spec.graph), place.task(spec.task, spec.graph.model)
-            with place.reporter.stage(self.name):
-                evaluator = Evaluator(program, task, SPLIT, batch_size_of(spec), agreement=True)
-                measured = evaluator.measure_several(both_masks(self._found(), program))
-        named = zip(("circuit", "complement", "empty"), (*measured, evaluator.empty), strict=True)
-        return {which: {name: metrics[name] for name in AGREEMENT} for which, metrics in named}
-
-    def save(self, value: Mapping[str, Mapping[str, float]], folder: Path) -> None:
-        """As JSON."""
-        write_numbers(folder, value)
-
-    def load(self, folder: Path, place: Workplace) -> Mapping[str, Mapping[str, float]]:
-        """The same."""
-        return {which: dict(metrics) for which, metrics in read_numbers(folder).items()}
 
 
 class Gates:
@@ -118,9 +64,7 @@ class Gates:
                 yield from (self._measure(spec, seed, stage) for seed, stage in seeds.items())
             return
         for name, arguments in named:
-            if name in AGREEMENT:
-                yield AgreementStage(spec, self._lately)
-            elif name in PART_OF:
+            if name in PART_OF:
                 yield self._evidence(name, arguments)
 
     def _measure(self, spec: CircuitSpec, seed: int, stage: DiscoverStage) -> MeasureStage:
@@ -162,7 +106,7 @@ class Gates:
         def lookup(name: str, arguments: tuple[str, ...]) -> float:
             if name == "stability":
                 return overlap(name, arguments)
-            if name in PART_OF or name in AGREEMENT:
+            if name in PART_OF:
                 raise GraphirError(
                     f"`{symbol_name(name, arguments)}` is measured for the circuit that is kept, not for every seed",
                     ["leave `over … seeds` out"],
@@ -172,9 +116,6 @@ class Gates:
         return lookup
 
     def _value(self, judged: Judged, name: str, arguments: tuple[str, ...]) -> float:
-        if name in AGREEMENT:
-            found = self.place.value(AgreementStage(self.check.circuit, self._lately))
-            return found[arguments[-1]][name]
         if name in PART_OF:
             known = None if judged.evidence is None else judged.evidence.value(name, arguments)
             return self._from_evidence(name, arguments) if known is None else known

@@ -71,6 +71,8 @@ class Judged:
             return float("nan") if equivalence is None else equivalence
         of = arguments[-1] if arguments else "circuit"
         measured = {"circuit": self.metrics, "model": self.full, "empty": self.empty, "complement": self.complement}[of]
+        if name == "kendall_tau" and name not in measured:
+            raise DataError("`kendall_tau` ranks a task's answers, and this task has one", ["use kl or exact_match"])
         if name not in measured and name not in WITH_DISTRACTOR:
             raise GraphirError(f"`{name}` is not measured by this release", ["leave the condition out"])
         if name not in measured:

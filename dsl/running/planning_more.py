@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dsl.running.finding import batch_size_of, seeds_of
-from dsl.running.gates import AGREEMENT, PART_OF
+from dsl.running.gates import PART_OF
 from dsl.running.gathering import has_seeds, parts_of
 from dsl.running.interfering import tasks_of_parts
 from dsl.running.planning import Stage, Work, learning_stage, measuring_stage
@@ -65,8 +65,6 @@ def _gates(check: CheckSpec, spec: Spec, work_of: WorkOf, gflops: float) -> Iter
         if most > 0:
             yield replace(_learning_again(circuit, work, most, gflops), name=f"gates of {circuit.label}", line=line)
     named = {each for condition in check.conditions for each in quantities(condition.expression)}
-    if any(name in AGREEMENT for name, _ in named):
-        yield measuring_stage(f"agreement of {circuit.label}", line, work, "test", 3, gflops)
     if any(circuit in each.circuits for each in spec.evidence):
         return  # counted with the section
     controls: Any = tuple(arguments[0] for name, arguments in sorted(named) if name == "control")

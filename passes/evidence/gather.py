@@ -146,7 +146,7 @@ def gather_evidence(
     budget, observer = budget or Budget(), observer or SilentObserver()
     whole, _ = with_factors(circuit)
     observer.begin("evidence", 6)
-    evaluator = Evaluator(program, task, split, budget.batch_size, agreement=True)
+    evaluator = Evaluator(program, task, split, budget.batch_size)
     name = metric or default_metric(task, split)
     gathering = _Gathering(observer, parts)
     shared: dict[str, Any] = {"metric": name, "split": split, "seed": seed, "budget": budget, "observer": observer}
