@@ -15,7 +15,7 @@ import graphir
 from dsl.builtin import build_builtin
 from dsl.options import RunOptions
 from dsl.running.carrying import run_spec
-from dsl.running.failures import StageError
+from dsl.running.failures import InterruptedRunError, StageError
 from dsl.running.folder import read_run
 from dsl.running.judging import stability
 from graphir.circuit import Circuit
@@ -378,3 +378,13 @@ def test_ctrl_c_while_measuring_keeps_the_circuit(tmp_path: Path, monkeypatch: p
     assert caught.value.exit_code == 130
     assert names(Circuit.load(tmp_path / "out" / "circuits" / "found")) == KNOWN
     assert read_run(tmp_path / "out")["status"] == "interrupted"
+
+
+def test_an_interruption_while_a_run_is_set_up_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dsl.running.carrying.workplace_for", stopped)
+    with pytest.raises(InterruptedRunError, match="nothing was written"):
+        run_spec(spec_of(HEAD + RANKED, tmp_path), RunOptions(out=tmp_path / "out"))
+    assert list(tmp_path.glob("*out*")) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from graphir.ir import Graph
 
 RESUME = "the same command goes on from here"
+_NOTHING = "interrupted before there was a circuit; nothing was written"
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,23 +92,21 @@ def run_spec(spec: Spec, options: RunOptions | None = None) -> RunResult:
     refuse_unsupported(spec)
     limit = read_limit(options.cache_limit)
     observers = open_observers(options.log, spec)
-    folder = RunFolder(options.out or default_folder(spec))
-    try:
-        reporter = Reporter(
-            quiet=options.quiet, events=options.events, record=folder.staging / EVENTS, observers=observers
-        )
-    except OSError:
-        folder.discard()
-        raise
-    place = workplace_for(spec, reporter, options.cache, caching=options.caching, threads=options.threads)
-    run = Run(spec, folder, reporter, place)
-    try:
+    with ExitStack() as ending:
+        try:
+            folder = RunFolder(options.out or default_folder(spec))
+            ending.callback(folder.discard)
+            reporter = Reporter(
+                quiet=options.quiet, events=options.events, record=folder.staging / EVENTS, observers=observers
+            )
+            ending.callback(reporter.close)
+            place = workplace_for(spec, reporter, options.cache, caching=options.caching, threads=options.threads)
+            ending.callback(place.close)
+        except KeyboardInterrupt:
+            raise InterruptedRunError(_NOTHING) from None
+        run = Run(spec, folder, reporter, place)
         with _within(place.cache, limit), run.kept():
             return run.carry_out()
-    finally:
-        place.close()
-        reporter.close()
-        folder.discard()
 
 
 @contextmanager
@@ -267,7 +266,7 @@ class Run:
     def _interrupted(self) -> str:
         kept = self._publish_rest("interrupted", "Ctrl-C")
         if not kept:
-            return "interrupted before there was a circuit; nothing was written"
+            return _NOTHING
         last = self.found[kept[-1]]
         at = ""
         if last.interrupted is not None:
