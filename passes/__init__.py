@@ -27,7 +27,7 @@ def run(
     nodes: float | None = None,
     weights: float | None = None,
     neurons: float | None = None,
-    metric: str = "logit_diff",
+    metric: str | None = None,
     seed: int = 0,
     observer: Observer | None = None,
     checkpoint: Checkpoint | None = None,
@@ -37,7 +37,8 @@ def run(
     """Run a pass by name, class or value and return its circuit.
 
     `density` bounds the share of edges kept, `edges` their number, `nodes`, `weights` and `neurons` the share of those;
-    without a bound a ranking method keeps every edge, with its scores. A method that learns starts from the masks of
+    without a bound a ranking method keeps every edge, with its scores. `metric` is what attributions are taken of:
+    `logit_diff` when left out, `kl` where examples have no distractor. A method that learns starts from the masks of
     `origin`, a learned circuit of the same graph, where it is given. `options` are the pass's fields. Raises
     `UnknownNameError` for an unknown pass, `TypeError` for an unknown option, `GraphirError` for a bound on what the
     pass does not mask and for an origin that it cannot start from. Under `optimal` ablation the circuit comes with the
@@ -45,6 +46,7 @@ def run(
     """
     from graphir.errors import GraphirError
     from passes.base import Constraint, Pass, RunContext, check_bounds, check_origin
+    from passes.metrics import default_metric
     from passes.observe import NoCheckpoint, SilentObserver
     from passes.registry import find_pass
 
@@ -61,7 +63,14 @@ def run(
     shares = {"nodes": nodes, "weights": weights, "neurons": neurons}
     bounds += [Constraint(part, share) for part, share in shares.items() if share is not None]
     context = RunContext(
-        program, task, tuple(bounds), metric, seed, observer or SilentObserver(), checkpoint or NoCheckpoint(), origin
+        program,
+        task,
+        tuple(bounds),
+        metric or default_metric(task, "train"),
+        seed,
+        observer or SilentObserver(),
+        checkpoint or NoCheckpoint(),
+        origin,
     )
     check_bounds(chosen, [bound.part for bound in bounds])
     check_origin(chosen, context)

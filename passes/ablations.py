@@ -134,7 +134,10 @@ def _detached(reference: Reference) -> Reference:
 
 class TemplateMeans:
     """Means by position over the examples of one template and token length (Wang et al. 2023): of the training split
-    where it has any, else of all splits, so that held-out templates have means too. Taken when first asked for."""
+    where it has any, else of all splits, so that held-out templates have means too. Taken when first asked for.
+
+    Raises `DataError` for an example that is alone in its group.
+    """
 
     def __init__(self, program: MaskedProgram, task: Task, batch_size: int = 8) -> None:
         self._program, self._task, self._batch_size = program, task, batch_size
@@ -146,6 +149,14 @@ class TemplateMeans:
             for row in rows:
                 found.setdefault(_key(row), []).append(row)
             self._groups = {**found, **self._groups}
+        alone = [rows[0] for rows in self._groups.values() if len(rows) == 1]
+        if alone:
+            # The mean of one example is the example: nothing of it would be ablated, and every circuit would do.
+            raise DataError(
+                f"{len(alone)} of {len(everything)} examples have a template and a length that no other has (one is "
+                f"`{alone[0].example.clean}`): a mean by template leaves them as they are",
+                ["name the template of each example in the data", "or ablate mean by position"],
+            )
 
     def reference(self, batch: Batch) -> Reference:
         """Ablation values of a batch, row by row; zero at padding."""

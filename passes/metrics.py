@@ -9,7 +9,7 @@ from torch import Tensor
 
 from graphir.errors import DataError, UnknownNameError
 from graphir.names import closest
-from passes.task import Batch
+from passes.task import Batch, Task
 
 
 def logits_at(outputs: list[Tensor], batch: Batch) -> Tensor:
@@ -59,9 +59,10 @@ def answer_log_prob(logits: Tensor, batch: Batch) -> Tensor:
 
 
 def accuracy(logits: Tensor, batch: Batch) -> Tensor:
-    """1 where the answer beats the distractor, or every token where there is none; (B,)."""
+    """1 where the answer beats the distractor, or every token where there is none, ½ where they are level; (B,)."""
     rival = _distractor(logits, batch) if batch.distractors is not None else _best_other(logits, batch.answers)
-    return (_answer(logits, batch) > rival).float()
+    found = _answer(logits, batch)
+    return (found > rival).float() + 0.5 * (found == rival).float()
 
 
 def _best_other(logits: Tensor, answers: Tensor) -> Tensor:
@@ -99,6 +100,11 @@ SCORED: Mapping[str, Callable[[Tensor, Batch], Tensor]] = {
     "accuracy": accuracy,
 }
 """Metrics of a run by itself. `kl` and `exact_match` compare with the full model (see `passes.measure`)."""
+
+
+def default_metric(task: Task, split: str = "test") -> str:
+    """`logit_diff` where every example has a distractor, else `kl`."""
+    return "logit_diff" if all(row.distractor is not None for row in task.examples(split)) else "kl"
 
 
 def attributable(name: str) -> Callable[[Tensor, Batch], Tensor]:

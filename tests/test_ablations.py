@@ -96,6 +96,18 @@ def test_held_out_templates_have_means_of_their_own() -> None:
     assert torch.allclose(found[0], it.reference.writes(batch.inputs)["m1"].mean(0), atol=1e-10)
 
 
+def test_a_template_of_one_example_has_no_mean_of_its_own() -> None:
+    """Its mean would be itself: nothing would be ablated, and any circuit would do the task."""
+    it = tiny("llama")
+    task = random_task(rows=8, ablation="mean by template")
+    first, *others = task.examples("train")
+    alone = replace(first, example=replace(first.example, template="alone"))
+    task = replace(task, splits={**task.splits, "train": (alone, *others)})
+    with pytest.raises(DataError, match="have a template and a length that no other has") as error:
+        ReferenceSource(it.program, task)
+    assert "or ablate mean by position" in error.value.hints
+
+
 def test_noise_has_the_stated_size_and_runs_through_the_model() -> None:
     it = tiny("llama")
     rows = random_task(rows=32)

@@ -21,8 +21,8 @@ from passes.evidence.faithfulness import SHARES, integral
 from passes.evidence.minimality import measure_minimality
 from passes.evidence.roc import edge_roc
 from passes.evidence.scoring import BudgetSpentError, Scorer, components_of
-from passes.measure import Evaluator, candidate_tokens
-from passes.metrics import jsd_from, kendall_tau, logit_diff, logits_at
+from passes.measure import candidate_tokens
+from passes.metrics import accuracy, jsd_from, kendall_tau, logit_diff, logits_at
 from tests.inducing import BUDGET, KNOWN, evaluator, known, scores, toy
 
 # --- metrics ---------------------------------------------------------------------------------------------------------
@@ -36,6 +36,15 @@ def test_jsd_is_the_squared_distance_of_scipy() -> None:
     assert torch.allclose(jsd_from(full, found), jsd_from(found, full))
     apart = torch.tensor([[100.0, 0, 0], [0, 100.0, 0]])
     assert torch.allclose(jsd_from(apart[:1], apart[1:]), torch.tensor(2.0).log())
+
+
+def test_an_answer_level_with_its_rival_is_right_half_the_time() -> None:
+    _, task = toy()
+    batch = next(task.batches("test", 4))
+    logits = torch.zeros(len(batch), 1000)
+    logits[0, batch.answers[0]], logits[1, batch.answers[1]] = 1.0, -1.0
+    assert accuracy(logits, batch).tolist()[:3] == [1.0, 0.0, 0.5]
+    assert accuracy(logits, replace(batch, distractors=None)).tolist()[:3] == [1.0, 0.0, 0.5]
 
 
 def test_kendall_ranks_the_candidates_only() -> None:
@@ -57,7 +66,7 @@ def test_the_model_agrees_with_itself() -> None:
 
 
 def test_where_all_candidates_are_alike_their_order_agrees_with_nothing() -> None:
-    program, task = toy()
+    program, _ = toy()
     found = evaluator()
     alike = [torch.zeros_like(logits) for logits in found.logits(Masks(edges=torch.ones(len(program.graph.edges))))]
     assert found._summarize(alike)["kendall_tau"] == 0

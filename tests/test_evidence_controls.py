@@ -16,6 +16,7 @@ from graphir.circuit import Circuit
 from graphir.errors import GraphirError
 from graphir.run.program import MaskedProgram
 from passes.evidence import Budget, gather_evidence, measure_controls, with_random_weights
+from passes.evidence.controls import control_random_weights
 from passes.evidence.scoring import Scorer
 from passes.evidence.stability import SeedRun, find_seeds, measure_stability
 from passes.measure import Evaluator, masks_of
@@ -72,7 +73,7 @@ def test_a_circuit_larger_than_its_complement_loses_one_control_only() -> None:
     program, task = toy()
     found = measure_controls(Circuit.full(program.graph), program, task, budget=BUDGET, evaluator=evaluator())
     assert "complement has" in found.complement.failed
-    assert found.complement.p_value == 1
+    assert np.isnan(found.complement.p_value)
     assert len(found.random.values) == 3
     assert "complement has" in str(found)
 
@@ -101,6 +102,20 @@ def test_a_mask_that_works_on_random_weights_is_flagged() -> None:
     assert not honest.flagged
     assert honest.random_weights is not None
     assert honest.random_weights.chance == 0.5
+
+
+@pytest.mark.parametrize(("accuracy", "why"), [(0.5, "no better than chance"), (1.0, "the discovery failed: no way")])
+def test_where_random_weights_cannot_be_compared_nothing_is_claimed(accuracy: float, why: str) -> None:
+    program, task = toy()
+
+    def fails(_: int, __: MaskedProgram) -> Circuit:
+        raise GraphirError("no way")
+
+    found = control_random_weights(accuracy, program, task, fails, "test", 0, "normal", BUDGET)
+    assert why in found.failed
+    assert np.isnan(found.recovered)
+    assert found.to_json()["recovered"] is None
+    assert not found.flagged
 
 
 # --- stability -------------------------------------------------------------------------------------------------------
@@ -222,7 +237,8 @@ def test_what_cannot_be_measured_does_not_stop_the_rest() -> None:
     assert set(found.missing) == {"faithfulness", "roc", "minimality", "stability"}
     assert found.controls is not None
     assert found.controls.random_weights is not None
-    assert "the discovery failed: seed 0" in found.controls.random_weights.failed
+    assert "no better than chance" in found.controls.random_weights.failed
+    assert found.value("random_weights") is None
     assert found.value("accuracy") == 0
 
 

@@ -131,6 +131,14 @@ RUNS: dict[str, dict[str, Any]] = {
     "joint": {"method": "discogp", "edges": 10, "weights": 0.2, "completeness_from": 0.0},
     "in_turns": {"method": "discogp", "edges": 10, "weights": 0.2, "order": "alternating", "turn": 3},
     "one_after_the_other": {"method": "discogp", "edges": 10, "weights": 0.2, "order": "weights_edges"},
+    "in_order_on_hard_masks": {
+        "method": "discogp",
+        "edges": 10,
+        "weights": 0.2,
+        "order": "edges_weights",
+        "steps": 4,
+        "hard_steps": 6,
+    },
     "csordas": {"method": "csordas", "masks_per_batch": 2, "batch_size": 8},
     "matryoshka": {"method": "matryoshka", "edges": 10},
     "ugs": {"method": "ugs", "masks_per_batch": 2, "batch_size": 8},
@@ -156,6 +164,23 @@ def test_a_hard_phase_runs_on_what_would_be_kept(monkeypatch: pytest.MonkeyPatch
     assert len(seen) == 5
     assert all(set(mask.tolist()) == {0.0, 1.0} and mask.sum() == 10 for mask in seen)
     assert circuit.provenance["steps_done"] == 8
+
+
+def test_a_sequence_learns_one_part_at_a_time_on_hard_masks_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    program, task = toy()
+    seen: list[tuple[list[str], bool]] = []
+    original = Learner.draw
+
+    def watched(self: Learner, phase: Phase, *args: Any, **more: Any) -> Any:
+        seen.append((sorted(phase.learning), phase.hard))
+        return original(self, phase, *args, **more)
+
+    monkeypatch.setattr(Learner, "draw", watched)
+    passes.run(
+        "discogp", program, task, edges=10, weights=0.2, order="weights_edges", steps=5, hard_steps=5, completeness=0.0
+    )
+    first, second = ["weights"], ["edges"]
+    assert seen == [(first, False)] * 3 + [(first, True)] * 3 + [(second, False)] * 2 + [(second, True)] * 2
 
 
 def test_hard_steps_mend_a_bad_choice() -> None:

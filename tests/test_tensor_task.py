@@ -47,6 +47,14 @@ def comparer(granularity: str = "layer") -> MaskedProgram:
     return graphir.lower(graphir.trace(Comparer(), {"x": torch.randn(3, 4)}, granularity=granularity))
 
 
+@pytest.mark.parametrize("method", ["eap", "eap_ig", "edge_pruning", "acdc"])
+def test_a_task_without_distractors_needs_no_metric(method: str) -> None:
+    """Attributions are of the answer's log-probability then."""
+    steps = {"steps": 2} if method in ("eap_ig", "edge_pruning") else {}
+    found = passes.run(method, comparer(), signs(distractors=None), edges=2, **steps)  # type: ignore[arg-type]
+    assert found.edges.any()
+
+
 def test_rows_come_back_as_they_were_given() -> None:
     task = signs()
     assert len(task) == 96

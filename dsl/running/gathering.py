@@ -65,6 +65,9 @@ class Gathered:
         tests = {"curve": ("faithfulness", "roc")}.get(part, (part,))
         missing = self.data.get("missing") or {}
         found = [f"{test}: {missing[test]}" for test in tests if test in missing]
+        if part == "controls":
+            made = (self.data.get("controls") or {}).values()
+            found += [each["failed"] for each in made if isinstance(each, Mapping) and each.get("failed")]
         return found or [f"see `{part}` in `evidence {self.circuit} {{ … }}`"]
 
 

@@ -23,8 +23,8 @@ from graphir.errors import GraphirError
 from graphir.run.program import MaskedProgram
 from passes.evidence.budget import Budget
 from passes.evidence.random_weights import How, with_random_weights
-from passes.evidence.scoring import default_metric
 from passes.measure import Evaluator
+from passes.metrics import default_metric
 from passes.observe import Observer, SilentObserver
 from passes.random_baseline import matched_random
 from passes.task import Task
@@ -55,7 +55,9 @@ class Null:
 
     @property
     def p_value(self) -> float:
-        """(1 + number of draws at least as good) / (n + 1)."""
+        """(1 + number of draws at least as good) / (n + 1); not-a-number without draws."""
+        if not self.values:
+            return float("nan")
         sign = 1 if self.higher_is_better else -1
         return (1 + sum(sign * v >= sign * self.value for v in self.values)) / (len(self.values) + 1)
 
@@ -67,7 +69,8 @@ class Null:
 @dataclass(frozen=True)
 class RandomWeights:
     """What the same discovery did on random weights: accuracies of the circuit, of the mask on random weights, of the
-    random model itself, and chance. `found` is false where the discovery found nothing there, `failed` says why."""
+    random model itself, and chance. Where there is nothing to compare (no circuit was found there, or this one is no
+    better than chance) `found` is false and `failed` says why."""
 
     seed: int
     how: str
@@ -80,9 +83,9 @@ class RandomWeights:
 
     @property
     def recovered(self) -> float:
-        """The share of the way from chance to the circuit's accuracy that the mask on random weights goes."""
-        gap = self.circuit - self.chance
-        return (self.mask - self.chance) / gap if self.found and gap > 0 else 0.0
+        """The share of the way from chance to the circuit's accuracy that the mask on random weights goes;
+        not-a-number where there is nothing to compare."""
+        return (self.mask - self.chance) / (self.circuit - self.chance) if self.found else float("nan")
 
     @property
     def flagged(self) -> bool:
@@ -206,6 +209,9 @@ def control_random_weights(
 ) -> RandomWeights:  # fmt: skip
     """The same discovery on random weights, and what its mask does there on the task."""
     chance, nan = chance_of(task, split), float("nan")
+    if accuracy <= chance:
+        why = f"the circuit's accuracy of {accuracy:.4g} is no better than chance, {chance:.4g}"
+        return RandomWeights(seed, how, accuracy, nan, nan, chance, False, why)
     try:
         random = with_random_weights(program, seed, how=how)
         evaluator = Evaluator(random, task, split, budget.batch_size)

@@ -24,8 +24,8 @@ from graphir.circuit import Circuit
 from graphir.columns import columns, json_object
 from graphir.errors import DataError, GraphirError
 from passes.base import keep_top
-from passes.evidence.scoring import default_metric
 from passes.measure import Evaluator, masks_of
+from passes.metrics import default_metric
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 

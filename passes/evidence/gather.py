@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -18,9 +19,9 @@ from passes.evidence.controls import Controls, Discover, measure_controls
 from passes.evidence.faithfulness import FaithfulnessCurves, measure_faithfulness
 from passes.evidence.minimality import Minimality, measure_minimality
 from passes.evidence.roc import EdgeRoc, Truth, edge_roc
-from passes.evidence.scoring import default_metric
 from passes.evidence.stability import CONFIDENCE, SeedRun, Stability, find_seeds, measure_stability
 from passes.measure import Evaluator
+from passes.metrics import default_metric
 from passes.observe import Observer, SilentObserver
 from passes.task import Task
 
@@ -112,7 +113,7 @@ def _numbers(evidence: Evidence) -> dict[str, float]:
         found |= {"p.random": controls.random.p_value, "p.complement": controls.complement.p_value}
         if controls.random_weights is not None:
             found["random_weights"] = controls.random_weights.recovered
-    return found
+    return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
 def gather_evidence(

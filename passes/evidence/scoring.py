@@ -24,7 +24,7 @@ from graphir.run.masks import Masks
 from graphir.run.program import MaskedProgram
 from graphir.run.resume import ResumableRun
 from passes.ablations import ReferenceSource
-from passes.metrics import SCORED, kl_from, logits_at
+from passes.metrics import SCORED, default_metric, kl_from, logits_at
 from passes.task import Batch, Task
 
 Kept = NDArray[np.bool_]
@@ -33,11 +33,6 @@ Metric = Callable[[Tensor, Batch], Tensor]
 
 class BudgetSpentError(GraphirError):
     """The runs allowed are used up. Searches catch it and return what they have."""
-
-
-def default_metric(task: Task, split: str = "test") -> str:
-    """`logit_diff` where every example has a distractor, else `kl`."""
-    return "logit_diff" if all(row.distractor is not None for row in task.examples(split)) else "kl"
 
 
 @dataclass(frozen=True, eq=False)
