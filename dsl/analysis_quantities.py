@@ -1,4 +1,5 @@
-"""What a `check` of an analysis, of blocks, a cluster, a lesion, a smaller module or a drift may name: a table a kind.
+"""What a `check` of an analysis, of blocks, a cluster, a lesion, a smaller module, a drift or a task vector may name: a
+table a kind.
 
 The same as `dsl.quantities.QUANTITIES` is for circuits: checking, messages, completion, `circ explain` and the
 generated reference read it. `dsl.running.gauging` has the value of each; a test holds the two against each other.
@@ -140,6 +141,20 @@ _DRIFT: Mapping[str, Gauge] = {
         minimum=-1, maximum=1,
     ),
 }  # fmt: skip
+_VECTOR: Mapping[str, Gauge] = {
+    "count": _count("number of weights that the vector changes"),
+    "density": _share("share of the model's weights that it changes"),
+    "norm": Gauge("its Euclidean length", "number", _CHECK, minimum=0),
+    "accuracy": _share("share of held-out examples that the model with the vector answers", tasks=True),
+    "gain": Gauge(
+        "accuracy with the vector less that of the model alone", "fraction", _CHECK, minimum=-1, maximum=1, tasks=True
+    ),
+    "cross_entropy": Gauge("negative log-probability of the answer", "nats", _CHECK, minimum=0, tasks=True),
+    "kl": Gauge("divergence from the prediction of the model alone", "nats", _CHECK, minimum=0, tasks=True),
+    "shared": _count("number of weights that all its parts change"),
+    "iou": _share("overlap of what its parts change: intersection over union"),
+    "iomin": _share("overlap of what its parts change: intersection over the smallest"),
+}  # fmt: skip
 
 SECTION_QUANTITIES: Mapping[str, Mapping[str, Gauge]] = {
     "analysis": _ANALYSIS,
@@ -148,6 +163,7 @@ SECTION_QUANTITIES: Mapping[str, Mapping[str, Gauge]] = {
     "lesion": _LESION,
     "shrink": _SHRINK,
     "drift": _DRIFT,
+    "vector": _VECTOR,
 }
 """What a check may name, by the kind of the section it is of."""
 SECTION_WORDS: Mapping[str, str] = {"analysis": "analyze"}

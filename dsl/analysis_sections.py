@@ -8,6 +8,7 @@ from typing import Any
 from dsl.records import record
 from dsl.sections import AnyCircuit, Condition, GraphSpec, Located, MethodSpec, ShrinkSpec, TaskSpec
 from dsl.tree import Expression
+from dsl.vector_sections import AnyVector
 
 
 @record
@@ -88,9 +89,9 @@ class DriftSpec(Located):
 
 @record
 class AnalysisCheckSpec(Located):
-    """Conditions on a section of the analyzer, or on a smaller module; `kind` is a key of
+    """Conditions on a section of the analyzer, on a smaller module or on a task vector; `kind` is a key of
     `dsl.analysis_quantities.SECTION_QUANTITIES`."""
 
-    subject: AnalysisSpec | BlocksSpec | ClusterSpec | LesionSpec | DriftSpec | ShrinkSpec
+    subject: AnalysisSpec | BlocksSpec | ClusterSpec | LesionSpec | DriftSpec | ShrinkSpec | AnyVector
     kind: str
     conditions: tuple[Condition, ...]

@@ -320,6 +320,20 @@ class Builder:
         assert graph is not None
         return tree.Import(span, name, _of(children, tree.Text)[0], form, graph, task, _circuit_kind(children))
 
+    def vector(self, span: Span, children: list[Any]) -> tree.Vector:
+        _, name, *_ = children
+        model, task, method = (_after(children, word) for word in ("TUNE", "FOR", "WITH"))
+        block = self._block(children)
+        use = tree.MethodUse(method.span.to(block.span) if block else method.span, method, block)
+        return tree.Vector(span, name, model, task, use)
+
+    def vector_sum(self, span: Span, children: list[Any]) -> tree.VectorSum:
+        return tree.VectorSum(span, children[1], children[-1])
+
+    def vector_import(self, span: Span, children: list[Any]) -> tree.VectorImport:
+        name, model, task = (_after(children, word) for word in ("VECTOR", "ON", "FOR"))
+        return tree.VectorImport(span, name, _of(children, tree.Text)[0], model, task)
+
     def corpus(self, span: Span, children: list[Any]) -> tree.Corpus:
         name, kind = _of(children, tree.Name)
         return tree.Corpus(span, name, kind, _of(children, tree.Text)[0], self._block(children))

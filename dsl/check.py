@@ -27,6 +27,7 @@ from dsl.checking.queries import check_query
 from dsl.checking.sections import check_graph, check_model
 from dsl.checking.sweeps import check_sweep
 from dsl.checking.tasks import check_tasks
+from dsl.checking.vectors import check_sum, check_tuned, check_vector_import
 from dsl.constants import resolve_constants
 from dsl.parse import VERSION
 from dsl.spec import Spec
@@ -81,6 +82,9 @@ def _rules(written: dict[str, tree.Text]) -> list[tuple[str, type[Any], Rule]]:
         ("sweeps", tree.Sweep, check_sweep),
         ("imports", tree.Import, check_import),
         ("compositions", tree.Composition, _in_order(tree.Composition, check_composition)),
+        ("vectors", tree.Vector, check_tuned),
+        ("vectors", tree.VectorImport, check_vector_import),
+        ("vectors", tree.VectorSum, _in_order(tree.VectorSum, check_sum)),
         ("queries", tree.Query, check_query),
         ("analyses", tree.Analyze, check_analysis),
         ("blocks", tree.Blocks, check_blocks),

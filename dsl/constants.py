@@ -44,6 +44,7 @@ PLACES: Mapping[type[tree.Node], tuple[str, ...]] = {
     tree.Subtask: ("where",),
     tree.Analyze: ("where",),
     tree.Cluster: ("where",),
+    tree.VectorSum: ("formula",),
 }
 # Where a name stands for a section or a method: axes of a sweep may be put there, constants may not.
 REFERENCES: Mapping[type[tree.Node], tuple[str, ...]] = {
@@ -161,8 +162,9 @@ def reserved_words() -> frozenset[str]:
     from dsl import schema
     from passes.analysis_options import ANALYSES, DISTANCES
     from passes.options import METHODS
+    from passes.tuning_options import TUNERS
 
-    families = [*METHODS.values(), *DISTANCES.values(), *ANALYSES.values()]
+    families = [*METHODS.values(), *DISTANCES.values(), *ANALYSES.values(), *TUNERS.values()]
     tables = [schema.option_table(each).values() for each in families]
     every: Iterable[schema.Field] = (
         *(each for section in schema.SECTIONS.values() for each in section.fields),

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from dsl.spec import CircuitSpec, ModelSpec, Spec, TaskSpec
     from passes.examples import Example
 
+MARGIN = 1.2
+"""How far the estimate of a graph's size may be below what it is."""
 MAX_EXAMPLES = 500
 """So many examples of a task are tokenized; a mistake in the data rarely spares the first ones."""
 
@@ -59,7 +61,7 @@ def _examples(task: TaskSpec, spec: Spec) -> list[Example] | Diagnostic:
 
     try:
         if task.data.kind == "jsonl":
-            read = read_jsonl(spec.folder / task.data.reference, limit=task.data.options.get("n"))
+            read = read_jsonl(spec.folder / task.data.reference, limit=task.data.options.get("n"), at=task.position)
         else:
             options = {name: value for name, value in task.data.options.items() if value is not None}
             read = find_task(task.data.reference).generate(options)
@@ -107,6 +109,11 @@ def read_tokenizer(model: ModelSpec, folder: Path) -> Any:
     not the weights."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
+        if model.kind == "tracr":
+            from dsl.builtin.tracr import read_tracr
+            from dsl.model_files import find_tracr
+
+            return read_tracr(find_tracr(model.reference, folder)).tokenizer
         name, where = _tokenizer_place(model, folder)
         from transformers import AutoTokenizer
 
@@ -140,10 +147,12 @@ def _of_task(task: TaskSpec, examples: Sequence[Example], tokenizer: Any, contex
 
 
 def _mistakes(task: TaskSpec, example: Example, tokenizer: Any, context: int | None) -> Iterator[tuple[str, str]]:
-    from passes.tokenizing import answer_id, prompt_ids
+    from passes.tokenizing import answer_id, check_position, prompt_ids
 
     try:
         length = len(prompt_ids(example.clean, tokenizer)[0])
+        if example.position is not None:
+            check_position(example.position, prompt_ids(example.clean, tokenizer)[0], tokenizer)
         if context is not None and length > context:
             yield "C902", f"a prompt has {length} tokens, the model reads {context}: {_short(example.clean)}"
         if example.counterfactual is not None and task.ablation == "interchange":
@@ -162,11 +171,12 @@ def _short(text: str) -> str:
 
 
 def _sizes(circuit: CircuitSpec, spec: Spec, facts: Mapping[str, ModelFacts]) -> Iterator[Diagnostic]:
-    """Whether as many edges as are asked for exist."""
+    """Whether as many edges as are asked for exist, and whether a share of them is at least one."""
     known = facts.get(circuit.graph.model.name)
     least = max((int(c.value or 0) for c in circuit.constraints if _is_least(c)), default=0)
     asked = max(least, circuit.top.count or 0 if circuit.top and circuit.top.part == "edges" else 0)
-    if known is None or not asked:
+    share = circuit.density
+    if known is None or not (asked or share):
         return
     from dsl.running.sizes import graph_size, model_size, tensor_shapes
 
@@ -178,6 +188,9 @@ def _sizes(circuit: CircuitSpec, spec: Spec, facts: Mapping[str, ModelFacts]) ->
     if edges is not None and asked > edges:
         span = circuit.top.span if circuit.top else circuit.constraints[0].span
         yield _report("C908", f"{asked:,} edges are asked for, and `{circuit.graph.name}` has about {edges:,}", span)
+    if edges is not None and share is not None and share * edges * MARGIN < 1:
+        span = circuit.top.span if circuit.top else next(c.span for c in circuit.constraints if c.part == "edges")
+        yield _report("C501", f"{share:.4%} of the about {edges:,} edges of `{circuit.graph.name}` is not one", span)
 
 
 def _is_least(constraint: Any) -> bool:

@@ -37,6 +37,7 @@ from dsl.suggest import suggest
 from graphir.errors import UnknownNameError
 from passes.analysis_options import ANALYSES, DISTANCES
 from passes.options import METHODS
+from passes.tuning_options import TUNERS
 
 TASK_STATEMENTS = """\
 data builtin "NAME" { … }                   examples from a generator
@@ -58,7 +59,7 @@ def codes() -> tuple[str, ...]:
 def topics() -> tuple[str, ...]:
     """All topics besides codes, in order."""
     lists = ("ablations", "formats", "metrics", "models", "quantities", "units")
-    others = (*DISTANCES, *CLUSTERINGS)
+    others = (*DISTANCES, *CLUSTERINGS, *TUNERS)
     return tuple(sorted({*SECTIONS, *METHODS, *others, *lists, *(f"data {name}" for name in builtin_data())}))
 
 
@@ -90,7 +91,7 @@ def documentation(topic: str) -> str:
     word = page.partition("\n")[0].removeprefix("# ").partition(":")[0].removeprefix("data ")
     if word in codes():
         return "docs/errors/README.md"
-    if word in METHODS:
+    if word in METHODS or word in TUNERS:
         return f"docs/methods/{word}.md"
     if word in {*DISTANCES, *CLUSTERINGS}:
         return "docs/methods/analyses.md"
@@ -103,7 +104,7 @@ def _topic(word: str) -> str | None:
     if word in METHODS:
         doc = " ".join((METHODS[word].__doc__ or "").split())
         return _page(word, doc, f"… with {word} {{ … }}", _fields(method_fields(word).values()))
-    family = {**DISTANCES, **{name: ANALYSES[key] for name, key in CLUSTERINGS.items() if key in ANALYSES}}
+    family = {**DISTANCES, **TUNERS, **{name: ANALYSES[key] for name, key in CLUSTERINGS.items() if key in ANALYSES}}
     if word in family:
         doc = " ".join((family[word].__doc__ or "").split())
         return _page(word, doc, f"… with {word} {{ … }}", _fields(option_table(family[word]).values()))
@@ -151,6 +152,7 @@ def _section(word: str) -> str:
         "analyze": "units\n" + _rows(ANALYSIS_UNITS) + "\n\ndistances: " + ", ".join(DISTANCES),
         "cluster": "units\n" + _rows(ANALYSIS_UNITS) + "\n\nmethods: " + ", ".join(CLUSTERINGS),
         "corpus": _rows(CORPUS_KINDS),
+        "vector": "tuning methods: " + ", ".join(TUNERS),
         "import": _rows({name: "from " + ", ".join(s) for name, s in IMPORT_FORMATS.items()}),
         "report": _rows(REPORT_FORMATS),
         "export": "formats\n"

@@ -37,7 +37,7 @@ def _facts(model: tree.Model, folder: Path) -> ModelFacts | None:
         from dsl.model_facts import read_facts
 
         return read_facts(config)
-    if kind not in ("builtin", "gguf", "hf"):
+    if kind not in ("builtin", "gguf", "tracr", "hf"):
         return None
     from dsl.models import ModelSource, model_facts
 

@@ -122,7 +122,7 @@ class Section:
 
 
 def option_table(options: type[Any]) -> Mapping[str, Field]:
-    """The fields of an options dataclass by name, in order."""
+    """The fields of an options dataclass by name, in the order of its signature: keyword-only ones last."""
     if options not in _TABLES:
         _TABLES[options] = _read_table(options)
     return _TABLES[options]
@@ -134,7 +134,7 @@ _TABLES: dict[type[Any], Mapping[str, Field]] = {}
 def _read_table(options: type[Any]) -> Mapping[str, Field]:
     hints = get_type_hints(options)
     found = {}
-    for each in fields(options):
+    for each in sorted(fields(options), key=lambda each: each.kw_only):
         kind, values = _kind_of(hints[each.name], str(each.metadata.get("unit", "")))
         default = None if each.default is MISSING else each.default
         low, high, above = (each.metadata.get(name) for name in ("minimum", "maximum", "above"))

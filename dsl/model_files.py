@@ -30,6 +30,29 @@ def find_gguf(reference: str, base: Path, *, package: bool) -> Path:
     return only_file(folder, sorted(folder.rglob("*.gguf")), f"package `{reference}`")
 
 
+def find_tracr(reference: str, base: Path) -> Path:
+    """The .npz of a Tracr export at a path relative to `base`; its description is the .json beside it."""
+    path = base / reference
+    if path.suffix != ".npz":
+        raise UnavailableError(f"`{reference}` is no .npz file", ["a Tracr export is an .npz with a .json beside it"])
+    if not path.is_file():
+        near = closest(path.name, [p.name for p in path.parent.glob("*.npz")]) if path.parent.is_dir() else []
+        raise UnavailableError(f"no file `{path.resolve()}`", [f"did you mean `{near[0]}`?"] if near else [])
+    if not path.with_suffix(".json").is_file():
+        raise UnavailableError(
+            f"no file `{path.with_suffix('.json').resolve()}`", ["a Tracr export is an .npz with a .json beside it"]
+        )
+    return path.resolve()
+
+
+def identifying_files(found: Path) -> list[Path]:
+    """All that the content of a model is in: the file itself, with its description if it is an .npz, or a folder's
+    configuration and weights."""
+    if found.is_file():
+        return [found, found.with_suffix(".json")] if found.suffix == ".npz" else [found]
+    return [found / "config.json", *weight_files(found)]
+
+
 def only_file(folder: Path, files: list[Path], what: str) -> Path:
     """The one GGUF file of a folder; UnavailableError for none and for several."""
     if not files:
@@ -143,9 +166,8 @@ def describe_identity(kind: str, reference: str, found: Path) -> str:
     """`kind:reference@hash`: the commit of a repository in the cache, else the sha256 of the files."""
     if found.parent.parent.name == "snapshots":
         return f"{kind}:{reference}@{found.parent.name}"
-    files = [found] if found.is_file() else [found / "config.json", *weight_files(found)]
     digest = hashlib.sha256()
-    for path in files:
+    for path in identifying_files(found):
         with path.open("rb") as file:
             while chunk := file.read(CHUNK):
                 digest.update(chunk)

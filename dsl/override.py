@@ -75,7 +75,7 @@ def _set_constant(file: tree.File, source: Source, mistakes: list[Diagnostic]) -
 
 SETTABLE = (
     tree.Model, tree.GraphSection, tree.Task, tree.Circuit, tree.Sweep, tree.Corpus, tree.Analyze, tree.Cluster,
-    tree.Blocks, tree.Lesion, tree.Drift,
+    tree.Blocks, tree.Lesion, tree.Drift, tree.Vector,
 )  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def _set(section: Any, entry: tree.Entry, mistakes: list[Diagnostic]) -> tree.Se
             return section
         made = _set(base, entry, mistakes)
         return replace(section, base=made) if isinstance(made, tree.Circuit) else section
-    if isinstance(section, tree.Circuit | tree.Analyze | tree.Cluster):
+    if isinstance(section, tree.Circuit | tree.Analyze | tree.Cluster | tree.Vector):
         return replace(section, method=replace(section.method, block=_with(section.method.block, entry)))
     changed_section: tree.Section = replace(section, block=_with(section.block, entry))
     return changed_section

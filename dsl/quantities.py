@@ -23,7 +23,8 @@ class Quantity:
     """Something an expression may name. `arguments` are the words allowed at each place, the first being meant when
     none is given; a quantity that may also be written without any is `bare`. `unit` is one of `UNITS`; `uses` are
     check, objective and constraint. With `seeds` it is measured over several seeds (`… over 3 seeds`); `evidence` names
-    the part of the evidence section that measures it."""
+    the part of the evidence section that measures it. With `tasks` its one argument is the name of a task of the file,
+    which may be left out where there is only one."""
 
     doc: str
     unit: str
@@ -34,15 +35,20 @@ class Quantity:
     maximum: float = float("inf")
     seeds: bool = False
     evidence: str = ""
+    tasks: bool = False
 
     @property
     def form(self) -> str:
         """How it is written."""
+        if self.tasks:
+            return "(TASK)"
         return f"({', '.join('|'.join(words) for words in self.arguments)})" if self.arguments else ""
 
     def complete(self, given: tuple[str, ...]) -> tuple[str, ...] | None:
         """All arguments from those given, each put where it fits and the others filled in; None when one fits
         nowhere."""
+        if self.tasks:
+            return given if len(given) <= 1 else None
         found, rest = [], list(given)
         for words in self.arguments:
             fits = bool(rest) and rest[0] in words
@@ -94,7 +100,9 @@ QUANTITIES: Mapping[str, Quantity] = {
         "number", _CHECK, evidence="minimality",
     ),
     "control": Quantity(
-        "p-value: share of controls at least as faithful as the circuit", "fraction", _CHECK,
+        "random_circuit, complement_circuit: p-value, the share of drawn circuits at least as good; random_model: how "
+        "far the same method comes on random weights, from chance (0) to the circuit's accuracy (1)",
+        "fraction", _CHECK,
         (CONTROLS,), bare=False, minimum=0, maximum=1, evidence="controls",
     ),
     "cpr": Quantity("area under the faithfulness curve (CPR); may pass 1", "number", _CHECK, evidence="curve"),

@@ -23,7 +23,7 @@ MAX_FAILURES = 3
 MAX_OPERATORS = 200
 SECTIONS = {
     "analyze", "blocks", "check", "circuit", "cluster", "corpus", "drift", "evidence", "export", "graph", "import",
-    "include", "lesion", "let", "measure", "model", "query", "report", "sheaf", "shrink", "sweep", "task",
+    "include", "lesion", "let", "measure", "model", "query", "report", "sheaf", "shrink", "sweep", "task", "vector",
 }  # fmt: skip
 NOUNS = {
     "check",
@@ -39,6 +39,7 @@ NOUNS = {
     "sheaf",
     "sweep",
     "task",
+    "vector",
 }
 SIGNS = {"&": "and", "|": "or"}
 OPERATORS = {"PLUS", "MINUS", "TIMES", "SLASH", "POWER", "NOT", "AND", "OR", "COMPARE", "EQUAL"}

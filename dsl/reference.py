@@ -16,6 +16,7 @@ from dsl.parse import VERSION
 from dsl.quantities import QUANTITIES, UNITS
 from passes.analysis_options import ANALYSES, DISTANCES
 from passes.options import METHODS
+from passes.tuning_options import TUNERS
 
 FILE = "docs/language.md"
 START = f"""\
@@ -46,12 +47,15 @@ OPERATORS = {
     "`in`": "one of a set or range, in queries: `layer in 0..3`",
     "`and or not`": "logic",
     "`& | - + ~`": "circuits: in both, in either, in the first alone, in either with weights added, the rest",
+    "`+ - * /` of vectors": "task vectors: sums, differences, multiples by numbers",
 }
 STATEMENTS = {
     '`data builtin "NAME" { … }`': "examples from a generator",
-    '`data jsonl "FILE" { n: … }`': "a file of JSON lines: clean, counterfactual, answer, distractor, template",
+    '`data jsonl "FILE" { n: … }`': "a file of JSON lines: clean, counterfactual, answer, distractor, template, "
+    "position",
     "`split 50 / 25 / 25 by template`": "training, validation and test; or `by example`",
-    "`predict answer vs distractor at last`": "what is predicted and what it is compared with",
+    "`predict answer vs distractor at last`": "what is predicted, what it is compared with, and behind which token; "
+    "`at position`: behind the one that each example of a data file names",
     "`ablate interchange`": "what replaces an ablated value",
     "`metric logit_diff`": "how success is measured",
     "`subtask NAME where CONDITION { … }`": "some of the examples, or the task with other statements",
@@ -77,6 +81,8 @@ def reference() -> str:
         *_conditions(),
         _heading(2, "Discovery methods"),
         *(_options(name, options) for name, options in METHODS.items()),
+        _heading(2, "Tuning methods"),
+        *(_options(name, options) for name, options in TUNERS.items()),
         _heading(2, "Distances"),
         *(_options(name, options) for name, options in DISTANCES.items()),
         _heading(2, "Clusterings"),
@@ -137,6 +143,7 @@ def _words() -> Iterable[str]:
         "Data kinds": schema.DATA_KINDS,
         "Corpus kinds": schema.CORPUS_KINDS,
         "Splits": schema.SPLITS,
+        "Positions of `predict`": schema.POSITIONS,
         "Ablations": schema.ABLATIONS,
         "Metrics": {name: info.doc for name, info in schema.METRICS.items()},
         "Scales of `measure`": schema.SCALES,

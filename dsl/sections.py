@@ -23,7 +23,7 @@ class Located(Record):
 
 @record
 class ModelSpec(Located):
-    """A model. `kind` is hf, gguf, builtin or python; with `package` the reference names an installed Python package
+    """A model. `kind` is hf, gguf, builtin, tracr or python; with `package` the reference names an installed Python package
     that holds the GGUF file."""
 
     name: str

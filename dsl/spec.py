@@ -48,6 +48,7 @@ from dsl.sections import (
     TaskSpec,
 )
 from dsl.tree import Node
+from dsl.vector_sections import AnyVector, ImportedVectorSpec, TunedVectorSpec, VectorSumSpec
 from graphir.diagnostics import Diagnostic, Source, render_all
 from graphir.errors import GraphirError
 
@@ -56,6 +57,7 @@ __all__ = [
     "AnalysisCheckSpec",
     "AnalysisSpec",
     "AnyCircuit",
+    "AnyVector",
     "BlocksSpec",
     "CheckSpec",
     "CircuitSpec",
@@ -71,6 +73,7 @@ __all__ = [
     "Formula",
     "GraphSpec",
     "ImportSpec",
+    "ImportedVectorSpec",
     "LesionSpec",
     "Located",
     "MeasureSpec",
@@ -86,6 +89,8 @@ __all__ = [
     "SweepSpec",
     "Target",
     "TaskSpec",
+    "TunedVectorSpec",
+    "VectorSumSpec",
     "frozen",
 ]
 
@@ -130,6 +135,7 @@ class Spec:
     lesions: tuple[LesionSpec, ...] = ()
     drifts: tuple[DriftSpec, ...] = ()
     shrinks: tuple[ShrinkSpec, ...] = ()
+    vectors: tuple[AnyVector, ...] = ()
     analysis_checks: tuple[AnalysisCheckSpec, ...] = ()
     includes: tuple[Source, ...] = field(default=(), repr=False)
 
@@ -220,10 +226,10 @@ def _inner(value: Any) -> Any:
 
 NAMED = (
     ModelSpec, GraphSpec, TaskSpec, CircuitSpec, CompositionSpec, ImportSpec, CorpusSpec, AnalysisSpec, BlocksSpec,
-    ClusterSpec, LesionSpec, DriftSpec, ShrinkSpec,
+    ClusterSpec, LesionSpec, DriftSpec, ShrinkSpec, TunedVectorSpec, ImportedVectorSpec, VectorSumSpec,
 )  # fmt: skip
 LATER = (
     "compositions", "imports", "sweeps", "evidence", "reports", "corpora", "analyses", "blocks", "clusters", "lesions",
-    "drifts", "shrinks", "analysis_checks",
+    "drifts", "shrinks", "vectors", "analysis_checks",
 )  # fmt: skip
 """Kinds of section that the JSON form has only where the file has some."""

@@ -44,7 +44,7 @@ SYNONYMS: Mapping[str, Mapping[str, str]] = {
     },
     "model kind": {
         "huggingface": "hf", "transformers": "hf", "pretrained": "hf", "hub": "hf", "llama_cpp": "gguf",
-        "ggml": "gguf", "py": "python", "toy": "builtin",
+        "ggml": "gguf", "py": "python", "toy": "builtin", "npz": "tracr", "rasp": "tracr",
     },
     "data kind": {
         "json": "jsonl", "jsonlines": "jsonl", "file": "jsonl", "csv": "jsonl", "generator": "builtin",

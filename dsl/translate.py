@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dsl import tree
-from dsl.checking.expressions import calculate, constant
+from dsl.checking.expressions import calculate, constant, words_of
 from dsl.schema import EDGE_ATTRIBUTES, NODE_ATTRIBUTES, QUANTITIES, Quantity
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ Table = Mapping[str, Quantity]
 def quantity_of(expression: tree.Name | tree.Call, table: Table = QUANTITIES) -> tuple[str, tuple[str, ...]]:
     """Name and arguments of a quantity. Arguments that were left out are filled in: `kl` is `kl(model, circuit)`."""
     name = expression.function.text if isinstance(expression, tree.Call) else expression.text
-    given = expression.arguments if isinstance(expression, tree.Call) else ()
-    words = tuple(each.text for each in given if isinstance(each, tree.Name))
+    words = words_of(expression) if isinstance(expression, tree.Call) else ()
     return name, table[name].complete(words) or words
 
 

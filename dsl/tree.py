@@ -45,8 +45,8 @@ __all__ = [
     "GraphSection", "Import", "Include", "Item", "Lesion", "Let", "Limit", "Measure", "Member", "MethodUse",
     "Metric", "Minimize", "Model", "Name", "Node", "Number", "Origin", "Pattern", "Predict", "Query",
     "QueryClause", "Range", "Region", "Report", "Section", "Selected", "Selector", "Set", "Shrink", "Split",
-    "Statement", "SubjectTo", "Subtask", "Sweep", "Task", "Text", "Through", "Top", "Unary", "Value", "Where",
-    "children", "walk",
+    "Statement", "SubjectTo", "Subtask", "Sweep", "Task", "Text", "Through", "Top", "Unary", "Value", "Vector",
+    "VectorImport", "VectorSum", "Where", "children", "walk",
 ]
 # fmt: on
 
@@ -428,9 +428,37 @@ class Shrink(Node):
     block: Block | None
 
 
+@record
+class Vector(Node):
+    """`vector NAME = tune MODEL for TASK with METHOD { … }`."""
+
+    name: Name
+    model: Name
+    task: Name
+    method: MethodUse
+
+
+@record
+class VectorSum(Node):
+    """`vector NAME = a + b`, `a - b`, `0.5 * a`."""
+
+    name: Name
+    formula: Expression
+
+
+@record
+class VectorImport(Node):
+    """`import vector NAME = "folder/" on MODEL for TASK`."""
+
+    name: Name
+    path: Text
+    model: Name
+    task: Name | None
+
+
 Declaration = (
     Model | GraphSection | Task | Circuit | Composition | Sweep | Import | Query | Corpus | Analyze | Cluster
-    | Blocks | Lesion | Drift | Shrink | Let
+    | Blocks | Lesion | Drift | Shrink | Vector | VectorSum | VectorImport | Let
 )  # fmt: skip
 """A section that gives something a name."""
 

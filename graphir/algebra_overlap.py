@@ -22,6 +22,10 @@ from graphir.ir import Graph, NodeKind
 
 Mask = NDArray[np.bool_]
 PARTS = ("edges", "nodes", "weights")
+LAYERS = 5
+"""Layers that a table shows of each part, those with the most in common; what the others have is added up."""
+HEADERS = ("part", "shared", "union", "IoU", "IoMin", "chance IoU", "remaining")
+"""What a row of `overlap_rows` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +92,38 @@ class Overlap:
 
 
 @dataclass(frozen=True, eq=False)
+class Groups:
+    """The group that each element of a mask is in, as runs: `names` (R,) of the groups, as text, and `sizes` (R,) of
+    the runs. The weights of a model are many, its parameters few."""
+
+    names: NDArray[np.str_]
+    sizes: NDArray[np.int64]
+
+    def count(self, masks: Sequence[Mask]) -> dict[str, list[int]]:
+        """How many elements of each flat mask are in each group, groups in the order of their first run."""
+        names, first, codes = np.unique(self.names, return_index=True, return_inverse=True)
+        counts = [np.bincount(codes, weights=self._of_runs(mask), minlength=len(names)) for mask in masks]
+        return {str(names[i]): [int(count[i]) for count in counts] for i in np.argsort(first).tolist()}
+
+    def _of_runs(self, mask: Mask) -> NDArray[np.int64]:
+        """(R,) how many of each run."""
+        if len(mask) == len(self.names):
+            return mask.astype(np.int64)
+        found, inside = np.zeros(len(self.sizes), np.int64), self.sizes > 0
+        starts = (np.cumsum(self.sizes) - self.sizes)[inside]
+        found[inside] = np.add.reduceat(mask, starts, dtype=np.int64) if len(starts) else 0
+        return found
+
+
+@dataclass(frozen=True, eq=False)
 class CircuitOverlap:
     """Overlap of circuits. `names` are the circuits', `masks` for each part (edges, nodes, and weights where any are
-    masked) one flat mask a circuit, `layers` and `kinds` the group of each element as text."""
+    masked) one flat mask a circuit, `layers` and `kinds` the groups of its elements."""
 
     names: tuple[str, ...]
     masks: Mapping[str, tuple[Mask, ...]] = field(repr=False)
-    layers: Mapping[str, NDArray[np.str_]] = field(repr=False)
-    kinds: Mapping[str, NDArray[np.str_]] = field(repr=False)
+    layers: Mapping[str, Groups] = field(repr=False)
+    kinds: Mapping[str, Groups] = field(repr=False)
 
     @cached_property
     def whole(self) -> dict[str, Overlap]:
@@ -125,13 +153,15 @@ class CircuitOverlap:
         """By kind: of the node; for edges of the port that reads (`q`, `k`, `v`, `mlp`, `output`, …)."""
         return self._by(part, self.kinds)
 
-    def _by(self, part: str, groups: Mapping[str, NDArray[np.str_]]) -> dict[str, Overlap]:
+    def _by(self, part: str, groups: Mapping[str, Groups]) -> dict[str, Overlap]:
         if part not in self.masks:
             raise GraphirError(f"there is no overlap of {part}", [f"one of {', '.join(self.masks)}"])
-        labels = groups[part]
+        masks = self.masks[part]
+        both, either, every = reduce(np.logical_and, masks), reduce(np.logical_or, masks), np.ones_like(masks[0])
+        counted = groups[part].count((both, either, every, *masks))
         return {
-            str(label): Overlap.of([mask[labels == label] for mask in self.masks[part]])
-            for label in dict.fromkeys(labels.tolist())
+            name: Overlap(shared, union, tuple(sizes), total)
+            for name, (shared, union, total, *sizes) in counted.items()
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -146,17 +176,39 @@ class CircuitOverlap:
 
     def __str__(self) -> str:
         title = "overlap of " + ", ".join(name or "(unnamed)" for name in self.names)
-        rows = []
-        for part, whole in self.whole.items():
-            rows.append(_row(part, whole))
-            rows += [_row(f"  {part} of {name}", each) for name, each in self.by_kind(part).items() if each.either]
-        headers = ("part", "shared", "union", "IoU", "IoMin", "chance IoU", "remaining")
-        return f"{title}\n{columns(headers, rows)}"
+        return f"{title}\n{columns(HEADERS, overlap_rows(self.to_json()))}"
 
 
-def _row(name: str, found: Overlap) -> tuple[Any, ...]:
-    remaining = " ".join(f"{share:.0%}" for share in found.remaining_fractions)
-    return name, found.shared, found.either, found.iou, found.iomin, found.chance, remaining
+def overlap_rows(found: Mapping[str, Any], *, layers: int | None = LAYERS) -> list[tuple[Any, ...]]:
+    """The rows of a table (see `HEADERS`) of overlaps as `CircuitOverlap.to_json` has them: each part's whole, its
+    kinds, and its layers: all with None, else only so many, those with the most in common, and the rest in one row.
+    Kinds and layers of which no circuit keeps anything are left out."""
+    rows = []
+    for part in (part for part in PARTS if part in found):
+        rows.append(_row(part, found[part]))
+        kinds = {name: each for name, each in found[part]["by_kind"].items() if each["union"]}
+        rows += [_row(f"  {part} of {name}", each) for name, each in kinds.items()]
+        own = {name: each for name, each in found[part]["by_layer"].items() if each["union"]}
+        if layers is not None and len(own) > layers + 1:
+            ranked = sorted(own, key=lambda name: (-own[name]["shared"], -own[name]["iou"]))[:layers]
+            rest = [each for name, each in own.items() if name not in ranked]
+            shared, union = (sum(each[key] for each in rest) for key in ("shared", "union"))
+            own = {name: own[name] for name in ranked}
+        else:
+            rest, shared, union = [], 0, 0
+        rows += [_row(f"  {part} of {_layer_words(name)}", each) for name, each in own.items()]
+        if rest:
+            rows.append((f"  … {len(rest)} more layers", shared, union, shared / union, None, None, ""))
+    return rows
+
+
+def _layer_words(name: str) -> str:
+    return "no layer" if name == "-" else f"layer {name}"
+
+
+def _row(name: str, found: Mapping[str, Any]) -> tuple[Any, ...]:
+    remaining = " ".join(f"{share:.0%}" for share in found["remaining_fractions"])
+    return name, found["shared"], found["union"], found["iou"], found["iomin"], found["chance"], remaining
 
 
 def overlap(*operands: Circuit, across_models: bool = False) -> CircuitOverlap:
@@ -172,8 +224,7 @@ def overlap(*operands: Circuit, across_models: bool = False) -> CircuitOverlap:
         "edges": tuple(effective_edges(circuit) for circuit in operands),
         "nodes": tuple(circuit.nodes for circuit in operands),
     }
-    layers, kinds = edge_groups(graph)
-    groups = {"edges": (layers, kinds), "nodes": _node_groups(graph)}
+    groups = {"edges": _each(*edge_groups(graph)), "nodes": _each(*_node_groups(graph))}
     weights = common_weights(operands)
     if weights[0]:
         masks["weights"] = tuple(np.concatenate([m.ravel() for m in each.values()]) for each in weights)
@@ -203,16 +254,22 @@ def _node_groups(graph: Graph) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
     return layers, np.array([node.kind.value for node in graph.nodes], dtype=str)
 
 
-def _weight_groups(graph: Graph, sizes: Mapping[str, int]) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
+def _each(layers: NDArray[np.str_], kinds: NDArray[np.str_]) -> tuple[Groups, Groups]:
+    """Groups of elements that are told one by one."""
+    ones = np.ones(len(layers), np.int64)
+    return Groups(layers, ones), Groups(kinds, ones)
+
+
+def _weight_groups(graph: Graph, sizes: Mapping[str, int]) -> tuple[Groups, Groups]:
     """A parameter's layer and kind are those of the first node that owns a part of it."""
     owners = {part.parameter: node for node in reversed(graph.nodes) for part in node.weights}
     for port in graph.ports:
         for part in port.weights:
             owners.setdefault(part.parameter, graph.nodes[port.nodes[0]])
-    counts = list(sizes.values())
+    counts = np.array(list(sizes.values()), np.int64)
     layers = [_layer(owners[name].layer if name in owners else None) for name in sizes]
     kinds = [owners[name].kind.value if name in owners else "-" for name in sizes]
-    return np.repeat(np.array(layers, dtype=str), counts), np.repeat(np.array(kinds, dtype=str), counts)
+    return Groups(np.array(layers, dtype=str), counts), Groups(np.array(kinds, dtype=str), counts)
 
 
 def _layer(layer: int | None) -> str:

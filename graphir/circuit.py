@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from graphir.algebra_sum import CircuitSum
     from graphir.shrink import ShrunkModule
 
-ABLATIONS = ("interchange", "zero", "mean", "noise", "optimal")
+ABLATIONS = ("interchange", "zero", "mean", "mean by position", "mean by template", "noise", "optimal")
 
 
 @dataclass(frozen=True, eq=False)

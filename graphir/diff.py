@@ -58,7 +58,8 @@ class CircuitDiff:
     """How the second of two circuits differs from the first, by name, so that graphs of two traces compare too.
 
     `edges_*` hold edge texts, `nodes_*` node names, all in the order of the circuits' graphs. `foreign` counts kept
-    edges of either circuit whose edge does not exist in the other's graph.
+    edges of either circuit whose edge does not exist in the other's graph. `weights` are the numbers of weights that
+    were added, removed and are shared, of the parameters that either circuit masks; None where neither does.
     """
 
     edges_added: tuple[str, ...]
@@ -69,11 +70,21 @@ class CircuitDiff:
     nodes_shared: tuple[str, ...]
     metrics: tuple[tuple[str, float | None, float | None], ...] = ()
     foreign: int = 0
+    weights: tuple[int, int, int] | None = None
 
     @property
     def same(self) -> bool:
-        """Whether both keep the same edges and nodes."""
-        return not (self.edges_added or self.edges_removed or self.nodes_added or self.nodes_removed)
+        """Whether both keep the same edges, nodes and weights."""
+        parts = (self.edges_added, self.edges_removed, self.nodes_added, self.nodes_removed)
+        return not any(parts) and (self.weights is None or not any(self.weights[:2]))
+
+    @property
+    def counts(self) -> tuple[tuple[str, int, int, int, float], ...]:
+        """For edges, nodes and, where either circuit masks them, weights: what, added, removed, shared, IoU."""
+        edges = (len(self.edges_added), len(self.edges_removed), len(self.edges_shared))
+        nodes = (len(self.nodes_added), len(self.nodes_removed), len(self.nodes_shared))
+        named = (("edges", edges), ("nodes", nodes), *((("weights", self.weights),) if self.weights else ()))
+        return tuple((what, *found, found[2] / sum(found) if sum(found) else 1.0) for what, found in named)
 
     @property
     def edge_iou(self) -> float:
@@ -102,6 +113,11 @@ class CircuitDiff:
             },
             "metrics": {name: [before, after] for name, before, after in self.metrics},
             "foreign": self.foreign,
+            **{
+                what: {"added": added, "removed": removed, "shared": shared, "iou": iou}
+                for what, added, removed, shared, iou in self.counts
+                if what == "weights"
+            },
         }
 
     def __str__(self) -> str:
@@ -116,7 +132,7 @@ def _iou(shared: tuple[str, ...], added: tuple[str, ...], removed: tuple[str, ..
 
 
 def diff_circuits(first: Circuit, second: Circuit) -> CircuitDiff:
-    """What `second` adds to and removes from `first`, edges and nodes, by name."""
+    """What `second` adds to and removes from `first`, edges and nodes by name, weights by parameter and place."""
     edges = [tuple(map(str, circuit.kept_edges())) for circuit in (first, second)]
     nodes = [tuple(node.name for node in circuit.kept_nodes()) for circuit in (first, second)]
     foreign = 0
@@ -125,7 +141,22 @@ def diff_circuits(first: Circuit, second: Circuit) -> CircuitDiff:
         foreign = sum(edge not in known[1] for edge in edges[0]) + sum(edge not in known[0] for edge in edges[1])
     names = dict.fromkeys([*first.metrics, *second.metrics])
     metrics = tuple((name, first.metrics.get(name), second.metrics.get(name)) for name in names)
-    return CircuitDiff(*_split(*edges), *_split(*nodes), metrics, foreign)
+    return CircuitDiff(*_split(*edges), *_split(*nodes), metrics, foreign, _weights(first, second))
+
+
+def _weights(first: Circuit, second: Circuit) -> tuple[int, int, int] | None:
+    """(added, removed, shared): a parameter that only one circuit masks the other keeps whole; where a parameter has
+    another shape in each, nothing of it is shared."""
+    if not (first.weights or second.weights):
+        return None
+    added = removed = shared = 0
+    for name in dict.fromkeys([*first.weights, *second.weights]):
+        masks = [each.weights.get(name) for each in (first, second)]
+        known = next(mask for mask in masks if mask is not None)
+        before, after = (np.ones_like(known) if mask is None else mask for mask in masks)
+        both = int((before & after).sum()) if np.shape(before) == np.shape(after) else 0
+        added, removed, shared = added + int(after.sum()) - both, removed + int(before.sum()) - both, shared + both
+    return added, removed, shared
 
 
 def _split(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:

@@ -122,15 +122,8 @@ def format_paths(found: PathSelection) -> str:
 
 def format_diff(diff: CircuitDiff) -> str:
     """Counts of a diff, and the first names on either side."""
-    rows = [
-        (what, len(added), len(removed), len(shared), iou)
-        for what, added, removed, shared, iou in (
-            ("edges", diff.edges_added, diff.edges_removed, diff.edges_shared, diff.edge_iou),
-            ("nodes", diff.nodes_added, diff.nodes_removed, diff.nodes_shared, diff.node_iou),
-        )
-    ]
     headers = ("", "added", "removed", "shared", "IoU")
-    parts: list[Any] = [simple_table(headers, rows, headers[1:])]
+    parts: list[Any] = [simple_table(headers, diff.counts, headers[1:])]
     if diff.metrics:
         parts += ["", simple_table(("metric", "before", "after"), diff.metrics, ("before", "after"))]
     gained, lost = (*diff.nodes_added, *diff.edges_added), (*diff.nodes_removed, *diff.edges_removed)

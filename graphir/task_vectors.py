@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from graphir.circuit import Circuit
+    from graphir.support_overlap import SupportOverlap
 
 FORMAT = "graphir.task_vector"
 VERSION = 1
@@ -122,6 +123,12 @@ class TaskVector:
     def norm(self) -> float:
         """Euclidean length."""
         return math.sqrt(sum(float(delta.double().square().sum()) for delta in self.deltas.values()))
+
+    def overlap(self, *others: TaskVector) -> SupportOverlap:
+        """How much the supports of this and other vectors share (see `graphir.support_overlap`)."""
+        from graphir.support_overlap import support_overlap
+
+        return support_overlap(self, *others)
 
     # --- use -------------------------------------------------------------------------------------------------------
 

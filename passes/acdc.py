@@ -32,7 +32,6 @@ from passes.base import Pass, RunContext, count_for, provenance_of
 from passes.eap import score_edges
 from passes.interventions import Interventions
 from passes.options import AcdcOptions
-from passes.selection import ablation_word
 
 ORDERS = ("scores", "index", "reverse", "random")
 _LOWEST_TAU = 1e-6
@@ -78,7 +77,7 @@ class Acdc(AcdcOptions, Pass):
         everything = self.tau is None and limit is None
         circuit = Circuit(
             context.graph, np.ones_like(found.kept) if everything else found.kept,
-            np.ones(len(context.graph.nodes), bool), scores={"edges": scores}, ablation=ablation_word(context),
+            np.ones(len(context.graph.nodes), bool), scores={"edges": scores}, ablation=context.task.ablation,
             provenance=provenance_of(self, context, **more),
         )  # fmt: skip
         return circuit if everything else circuit.on_path()

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields
 from typing import Any, ClassVar, Literal
 
-from passes.options import option
+from passes.option import option
 
 
 @dataclass(frozen=True)

@@ -72,10 +72,10 @@ class Pass(abc.ABC):
 def check_bounds(found: Pass, parts: Iterable[str]) -> None:
     """`GraphirError` for a bound on parts that the pass does not mask, as far as it says which (`masks`)."""
     known: tuple[str, ...] | None = getattr(found, "masks", None)
-    if known is None or known == ("neurons",):  # the latter bounds nothing, and says so itself
+    if known is None:
         return
-    hint = "bound these instead"
-    if getattr(found, "learns", False) and (level := getattr(found, "level", None)):
+    hint, level = "bound these instead", getattr(found, "level", None)
+    if level is not None and (getattr(found, "learns", False) or level == "edge"):
         known, hint = (f"{level}s",), "choose another `level`"
     elif not getattr(found, "node_masks", True):
         known, hint = tuple(part for part in known if part != "nodes"), "add node_masks: true"

@@ -9,7 +9,7 @@ masked. Under a constraint multipliers take its place.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from graphir.circuit import Circuit
 from passes.base import Pass, RunContext
@@ -32,9 +32,11 @@ class ContinuousSparsification(ContinuousSparsificationOptions, Pass):
         """The circuit, with keep masks on weights for weights and neurons."""
         part = f"{self.level}s"
         masks = ScheduledSigmoid(last=self.final_beta)
+        names = self.masked_parameters(context.program) if part == "weights" else None
+        options: dict[str, Any] = {"rate": self.learning_rate, "parameters": names}
         return learn_circuit(
             self, context,
-            lambda _: {part: constant_part(context, part, self.initial, masks, rate=self.learning_rate)},
+            lambda _: {part: constant_part(context, part, self.initial, masks, **options)},
             lambda _: {part: self._control(context.bound(part))},
             Objective.of(context.task, self.faithfulness),
             Settings("continuous-sparsification", self.batch_size, decay=0.0),

@@ -32,7 +32,7 @@ class Csordas(CsordasOptions, Pass):
 
     def run(self, context: RunContext) -> Circuit:
         """The circuit of all edges, with keep masks on weights."""
-        names = context.program.parameters_of(outputs=self.outputs)
+        names = self.masked_parameters(context.program)
         options: dict[str, Any] = {"rate": self.learning_rate, "clip": self.clip, "parameters": names}
         return learn_circuit(
             self, context,

@@ -82,8 +82,8 @@ class Discogp(DiscogpOptions, Pass):
                 f"order `{self.order}` needs both weights or neurons and edges or nodes",
                 ["order: joint", "or add to `parts`"],
             )
-        if "weights" in wanted and not context.program.maskable:
-            raise GraphirError("this model has no weights to mask", ["mask edges or nodes"])
+        if "weights" in wanted:
+            self.masked_parameters(context.program)
         return wanted
 
     # --- what learns -------------------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ class Discogp(DiscogpOptions, Pass):
 
     def _weights(self, context: RunContext, *, warm: bool) -> dict[str, Tensor]:
         program = context.program
-        names = list(program.parameters_of(embeddings=self.embeddings, norms=self.norms))
+        names = list(self.masked_parameters(program))
         if warm:
             bound = context.bound("weights")
             density = 0.5 if bound is None else bound
@@ -128,21 +128,24 @@ class Discogp(DiscogpOptions, Pass):
     # --- when and how far --------------------------------------------------------------------------------------------
 
     def _phases(self, parts: frozenset[str]) -> list[Phase]:
-        return [*self._soft_phases(parts), Phase(self.hard_steps, parts, hard=True)]
-
-    def _soft_phases(self, parts: frozenset[str]) -> list[Phase]:
+        """What learns when. Steps on hard masks come last, in a sequence at the end of each of the two."""
+        together = Phase(self.hard_steps, parts, hard=True)
         if self.order == "joint":
-            return [Phase(self.steps, parts)]
+            return [Phase(self.steps, parts), together]
         weights, edges = parts & _WEIGHT_LIKE, parts - _WEIGHT_LIKE
         if self.order == "alternating":
             turns = range(0, self.steps, self.turn)
             return [
                 Phase(min(self.turn, self.steps - start), (edges if number % 2 else weights), "sampled")
                 for number, start in enumerate(turns)
-            ]
+            ] + [together]
         first, second = (weights, edges) if self.order == "weights_edges" else (edges, weights)
         steps = min(max(round(self.steps * self.first), 1), max(self.steps - 1, 1))
-        return [Phase(steps, first, "open"), Phase(self.steps - steps, second, "hard")]
+        hard = round(self.hard_steps * self.first)
+        return [
+            Phase(steps, first, "open"), Phase(hard, first, "open", hard=True),
+            Phase(self.steps - steps, second, "hard"), Phase(self.hard_steps - hard, second, "hard", hard=True),
+        ]  # fmt: skip
 
     def _controls(self, context: RunContext, parts: Mapping[str, Part], phases: list[Phase]) -> dict[str, Control]:
         found: dict[str, Control] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from passes.options import option
+from passes.option import option
 
 Control = Literal["random_model", "random_circuit", "complement_circuit"]
 

@@ -12,7 +12,9 @@ class Example:
     `answer` and `distractor` are written as they appear after the prompt, with their leading space: `" Mary"`.
     `counterfactual` is a prompt of the same token length which asks for another answer, or None where the ablation
     needs none. `template` names the sentence frame: data are split by it, so that a circuit is judged on frames it
-    never saw. `source` is where the example comes from (`"pairs.jsonl:12"`), empty for generated ones.
+    never saw. `source` is where the example comes from (`"pairs.jsonl:12"`), empty for generated ones. `position` is
+    the token whose logits are read, counted from 0 in the prompt's tokens, those that the tokenizer puts in front
+    included; None for the mask token of a prompt that has one, else the last.
     """
 
     clean: str
@@ -21,3 +23,4 @@ class Example:
     distractor: str | None
     template: str = ""
     source: str = ""
+    position: int | None = None

@@ -15,7 +15,7 @@ several chose moves by the sum of what each moved it, to where none of them left
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from graphir.errors import GraphirError
 from graphir.task_vectors import TaskVector
 from passes.base import count_for
 from passes.learn.harden import keep_highest
+from passes.observe import Checkpoint, NoCheckpoint
 from passes.training import Recipe, State, borrowed, check_finite, check_parameters, snapshot
 
 
@@ -72,12 +73,14 @@ def sparse_fine_tune(
     sparse_recipe: Recipe | None = None,
     seed: int = 0,
     name: str = "",
+    checkpoint: Checkpoint | None = None,
 ) -> SparseFineTuning:
     """A sparse fine-tuning of exactly `count` scalars (or ⌊`density` · N⌋); the model has its own bits back at the end.
 
     With several `iterations` the count is split over them: each fine-tunes everything from where the last one ended,
     adds its share of the scalars not yet chosen, goes back and fine-tunes all chosen ones. `dense` parameters are
     trained whole and are not counted, `frozen` ones not at all. The second phase follows `sparse_recipe` if given.
+    `checkpoint` is offered what is chosen at the end of each first phase, and the tuning goes on from there.
 
     Raises `GraphirError` before any training for counts that leave nothing or exceed what is there, and where training
     changes statistics that are no parameters (batch norms); `TrainingError` on not-a-number, the model restored.
@@ -91,13 +94,19 @@ def sparse_fine_tune(
     number = _count(count, density, sum(p.numel() for p in free.values()), iterations)
     fixed = {key: torch.zeros_like(known[key], dtype=torch.bool) for key in frozen}
     masks = {key: torch.zeros_like(p, dtype=torch.bool) for key, p in free.items()}
-    second = sparse_recipe or recipe
+    second, kept = sparse_recipe or recipe, checkpoint or NoCheckpoint()
     with borrowed(model) as base:
-        for iteration in range(iterations):
+        state = kept.load() or {}
+        done = int(state["iteration"]) if state else -1
+        for iteration in range(max(done, 0), iterations):
+            if iteration == done:
+                masks = _go_on(model, base, state, free)
             before = snapshot(model)
-            recipe(model, start=0, stop=recipe.steps, moves=fixed, seed=seed + iteration)
-            check_finite(model)
-            masks = _choose(model, before, masks, number * (iteration + 1) // iterations)
+            if iteration != done:
+                recipe(model, start=0, stop=recipe.steps, moves=fixed, seed=seed + iteration)
+                check_finite(model)
+                masks = _choose(model, before, masks, number * (iteration + 1) // iterations)
+                kept.save((iteration + 1) * recipe.steps, _phase(iteration, masks, before))
             model.load_state_dict(before)
             second(model, start=0, stop=second.steps, moves={**fixed, **masks}, seed=seed + iteration)
             check_finite(model)
@@ -105,8 +114,22 @@ def sparse_fine_tune(
         _check_statistics(model, base)
     # The base is the model again here, so the vector knows its hash.
     after = {**snapshot(model), **tuned}
-    vector = TaskVector.between(model, _with_ties(model, after), name)
+    whole = TaskVector.between(model, _with_ties(model, after), name)
+    # A tied parameter goes by its first name, so that it is counted, added and saved once.
+    vector = replace(whole, deltas={key: delta for key, delta in whole.deltas.items() if key in known})
     return SparseFineTuning(vector, masks, tuple(dense), tuned)
+
+
+def _phase(iteration: int, masks: Mapping[str, Tensor], before: State) -> dict[str, Tensor]:
+    """What the second phase of an iteration needs: the choice and, where it is not the base, where to start."""
+    state = {"iteration": torch.tensor(iteration), **{f"mask.{key}": mask for key, mask in masks.items()}}
+    return state | ({f"start.{key}": value for key, value in before.items()} if iteration else {})
+
+
+def _go_on(model: nn.Module, base: State, state: State, free: State) -> dict[str, Tensor]:
+    """The choice that was kept; the model is where that iteration started."""
+    model.load_state_dict({key: state.get(f"start.{key}", value) for key, value in base.items()})
+    return {key: state[f"mask.{key}"].to(value.device) for key, value in free.items()}
 
 
 def _count(count: int | None, density: float | None, total: int, iterations: int) -> int:
@@ -114,6 +137,8 @@ def _count(count: int | None, density: float | None, total: int, iterations: int
         raise GraphirError("say how many scalars to tune: `count`, or `density` of all")
     if iterations < 1:
         raise GraphirError(f"sparse fine-tuning needs at least one iteration, not {iterations}")
+    if not total:
+        raise GraphirError("what is frozen or dense leaves nothing to tune", ["fewer or narrower patterns"])
     if density is not None:
         if not 0 < density <= 1:
             raise GraphirError(f"a density is above 0 and at most 1, not {density:g}")

@@ -24,7 +24,6 @@ from passes.ablations import ReferenceSource
 from passes.base import Pass, RunContext, count_for, keep_top, provenance_of
 from passes.eap import check_finite
 from passes.options import MagnitudeOptions
-from passes.selection import ablation_word
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,10 @@ class Magnitude(MagnitudeOptions, Pass):
         """The largest edges within the bound on edges, the largest weights within the one on weights; all of what is
         not bounded."""
         share = context.bound("weights")
-        weights = {} if share is None else largest_weights(context.program, share, per_layer=self.per_layer)
+        weights: dict[str, np.ndarray] = {}
+        if share is not None:
+            names = self.masked_parameters(context.program)
+            weights = largest_weights(context.program, share, names, per_layer=self.per_layer)
         scores = edge_magnitudes(context, batch_size=self.batch_size, examples=self.examples)
         return baseline_circuit(self, context, scores, weights, per_layer=self.per_layer)
 
@@ -51,7 +53,7 @@ def baseline_circuit(
     count = len(scores) if bound is None else count_for(bound, len(scores))
     kept = keep_top_of_each(scores, layer_groups(graph), count) if per_layer else keep_top(scores, count)
     circuit = Circuit(
-        graph, kept, np.ones(len(graph.nodes), bool), scores={"edges": scores}, ablation=ablation_word(context),
+        graph, kept, np.ones(len(graph.nodes), bool), scores={"edges": scores}, ablation=context.task.ablation,
         weights=weights, provenance=provenance_of(found, context),
     )  # fmt: skip
     return circuit if bound is None else circuit.on_path()
@@ -103,10 +105,12 @@ def _carried(context: RunContext, batch_size: int, examples: int) -> np.ndarray:
     return carried
 
 
-def largest_weights(program: MaskedProgram, share: float, *, per_layer: bool) -> dict[str, np.ndarray]:
-    """Keep masks of the maskable parameters: exactly ⌊share · size⌋ of all scalars, or of each parameter's; ties go to
-    the earlier one. Raises `GraphirError` where that is none."""
-    values = {n: program.traced.tensors[n].detach().abs().float().cpu().numpy() for n in program.maskable}
+def largest_weights(
+    program: MaskedProgram, share: float, parameters: Sequence[str], *, per_layer: bool
+) -> dict[str, np.ndarray]:
+    """Keep masks of these parameters: exactly ⌊share · size⌋ of all scalars, or of each parameter's; ties go to the
+    earlier one. Raises `GraphirError` where that is none."""
+    values = {n: program.traced.tensors[n].detach().abs().float().cpu().numpy() for n in parameters}
     return select_weights(values, share, per_layer=per_layer)
 
 

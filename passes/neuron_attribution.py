@@ -2,14 +2,16 @@
 
 score(f) = (h_f − a_f) · ∂metric/∂h_f, the derivative of the metric with respect to a mask on the feature at mask one;
 a_f is its ablated value. With several steps the gradient is averaged over the path of an MLP's features, all together,
-from ablated to clean. In a graph whose nodes are neurons (`mlp: neuron`) use `nap`, which selects them too.
+from ablated to clean. Under a bound the best features stay and the others are cut out of the weights, as methods that
+learn masks on neurons do: what is cut is zero, whatever value the scores are against. In a graph whose nodes are
+neurons (`mlp: neuron`) use `nap`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,11 +22,11 @@ from graphir.errors import GraphirError
 from graphir.run.masks import Masks
 from graphir.run.program import Reference
 from passes.ablations import ReferenceSource
-from passes.base import Pass, RunContext, provenance_of
+from passes.base import Pass, RunContext, count_for, keep_top, provenance_of
 from passes.eap import check_finite, summed
+from passes.learn.results import entries_of, weights_of_neurons
 from passes.metrics import attributable
 from passes.options import NeuronAttributionOptions
-from passes.selection import ablation_word
 from passes.task import Batch
 
 
@@ -35,19 +37,24 @@ class NeuronAttribution(NeuronAttributionOptions, Pass):
     name: ClassVar[str] = "neuron_attribution"
 
     def run(self, context: RunContext) -> Circuit:
-        """Everything, with `scores["neurons"]` (F,) in the order of `program.neurons`.
+        """All nodes and edges, with `scores["neurons"]` (F,) in the order of `program.neurons`; under a bound with
+        keep masks on the weights of the neurons that it leaves out.
 
-        Raises `GraphirError` under a bound, since it selects nothing, and for a model without separable neurons.
+        Raises `GraphirError` for a model without separable neurons, and for a bound that leaves none.
         """
-        if context.constraints:
-            raise GraphirError(
-                "neuron attribution scores neurons and selects no edges or nodes",
-                ["trace with `mlp: neuron` and use `nap` to select neurons", "leave the bound out"],
-            )
+        bound, count = context.bound("neurons"), 0
+        if bound is not None:
+            count = count_for(bound, entries_of(context, "neurons"))
         scores = score_neurons(context, batch_size=self.batch_size, examples=self.examples, steps=self.steps)
+        weights: dict[str, np.ndarray] = {}
+        more: dict[str, Any] = {}
+        if bound is not None:
+            kept = torch.as_tensor(keep_top(scores, count, absolute=self.absolute))
+            weights = weights_of_neurons(context.program, kept)
+            more["neurons"] = {"kept": count, "of": len(scores)}
         return Circuit.full(
-            context.graph, scores={"neurons": scores}, ablation=ablation_word(context),
-            provenance=provenance_of(self, context),
+            context.graph, scores={"neurons": scores}, ablation=context.task.ablation, weights=weights,
+            provenance=provenance_of(self, context, **more),
         )  # fmt: skip
 
 

@@ -2,31 +2,17 @@
 
 Each class is the options of one method and each field one option: its name, default and bounds are the field's, its
 meaning is `metadata["doc"]`. `learns` tells methods that learn masks under constraints from those that rank; `masks`
-are the parts of a graph they can bound. `METHODS` lists the classes by the name written in a file.
+are the parts of a graph they can bound; `own_size`, false where left out, whether with these options the method ends at
+a size of its own where nothing is bounded. `METHODS` lists the classes by the name written in a file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-
-def option(
-    default: Any,
-    doc: str,
-    *,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    above: float | None = None,
-    unit: str = "",
-) -> Any:
-    """A dataclass field with its meaning and bounds: `minimum`/`maximum` inclusive, `above` exclusive.
-
-    `unit="fraction"` marks a share that may be written in percent.
-    """
-    bounds = {"minimum": minimum, "maximum": maximum, "above": above}
-    return field(default=default, metadata={"doc": doc, "unit": unit, **bounds})
+from passes.option import WeightOptions, option
 
 
 @dataclass(frozen=True)
@@ -115,6 +101,11 @@ class EdgePruningOptions:
         "instructions for it (about twice as fast); measures are always in the model's own"
     )  # fmt: skip
 
+    @property
+    def own_size(self) -> bool:
+        """With a target."""
+        return self.target is not None
+
 
 @dataclass(frozen=True)
 class NapOptions:
@@ -153,12 +144,14 @@ class NapIgOptions:
 class NeuronAttributionOptions:
     """Neuron attribution: the gradient of the metric with respect to a mask on each hidden feature of each MLP.
 
-    Scores neurons of a graph whose MLPs are whole; nodes and edges are all kept.
+    Scores neurons of a graph whose MLPs are whole; nodes and edges are all kept. Under a bound the best neurons are
+    kept, the others cut out of the weights.
     """
 
     name: ClassVar[str] = "neuron_attribution"
     learns: ClassVar[bool] = False
     masks: ClassVar[tuple[str, ...]] = ("neurons",)
+    own_size: ClassVar[bool] = True
 
     absolute: bool = option(True, "rank by the absolute score")
     examples: int = option(64, "training examples to average over", minimum=1)
@@ -189,6 +182,11 @@ class AcdcOptions:
     batch_size: int = option(16, "examples in a batch", minimum=1)
     per_decade: int = option(2, "thresholds tried for each power of ten of the sweep", minimum=1)
     refine: int = option(4, "bisections of the sweep once the bound is met", minimum=0)
+
+    @property
+    def own_size(self) -> bool:
+        """With a threshold."""
+        return self.tau is not None
 
 
 @dataclass(frozen=True)
@@ -228,7 +226,7 @@ class IfrOptions:
 
 
 @dataclass(frozen=True)
-class MagnitudeOptions:
+class MagnitudeOptions(WeightOptions):
     """Baseline: the largest weights, or the edges that carry the largest difference, whatever it does to the task."""
 
     name: ClassVar[str] = "magnitude"
@@ -241,7 +239,7 @@ class MagnitudeOptions:
 
 
 @dataclass(frozen=True)
-class RandomOptions:
+class RandomOptions(WeightOptions):
     """Baseline: edges, nodes or weights drawn at random by the seed."""
 
     name: ClassVar[str] = "random"
@@ -253,7 +251,7 @@ class RandomOptions:
 
 
 @dataclass(frozen=True)
-class DiscogpOptions:
+class DiscogpOptions(WeightOptions):
     """DiscoGP: a sheaf, that is masks on weights and edges (or neurons and nodes) that do the task, learned together.
 
     What is left out is trained to know nothing of the answer. Densities are those of the constraints, or where λ leads.
@@ -265,7 +263,10 @@ class DiscogpOptions:
 
     steps: int = option(400, "optimizer steps", minimum=1)
     hard_steps: int = option(
-        0, "further steps on the hard masks themselves, at the learning rate falling to 0 once more", minimum=0
+        0,
+        "further steps on the hard masks themselves, at the learning rate falling to 0 once more; of a sequence, after "
+        "each part",
+        minimum=0,
     )
     batch_size: int = option(8, "examples in a step", minimum=1)
     parts: Literal[
@@ -322,13 +323,16 @@ class DiscogpOptions:
     initial_logit: float = option(
         2.0, "logit of masks that start all on: 2 keeps an entry with probability 0.88, 4 with 0.98", above=0
     )
-    embeddings: bool = option(False, "mask the weights of embeddings and of the output, too")
-    norms: bool = option(False, "mask the weights of norms, too")
     seeds: tuple[int, ...] = option((0,), "one run for each seed; the best on validation data is kept", minimum=0)
     precision: Literal["model", "bfloat16", "auto"] = option(
         "model", "what masks are learned in: the model's own, a bfloat16 copy of it, or that where the device has "
         "instructions for it (about twice as fast); measures are always in the model's own"
     )  # fmt: skip
+
+    @property
+    def own_size(self) -> bool:
+        """Where λ decides."""
+        return self.control == "ramp"
 
 
 @dataclass(frozen=True)
@@ -338,6 +342,7 @@ class SubnetworkProbingOptions:
     name: ClassVar[str] = "subnetwork_probing"
     learns: ClassVar[bool] = True
     masks: ClassVar[tuple[str, ...]] = ("edges", "nodes", "neurons")
+    own_size: ClassVar[bool] = True
 
     steps: int = option(300, "optimizer steps", minimum=1)
     batch_size: int = option(8, "examples in a step", minimum=1)
@@ -352,12 +357,13 @@ class SubnetworkProbingOptions:
 
 
 @dataclass(frozen=True)
-class ContinuousSparsificationOptions:
+class ContinuousSparsificationOptions(WeightOptions):
     """Continuous sparsification: masks σ(βl) whose temperature falls until they are zero or one."""
 
     name: ClassVar[str] = "continuous_sparsification"
     learns: ClassVar[bool] = True
     masks: ClassVar[tuple[str, ...]] = ("weights", "neurons", "nodes")
+    own_size: ClassVar[bool] = True
 
     steps: int = option(400, "optimizer steps", minimum=1)
     batch_size: int = option(8, "examples in a step", minimum=1)
@@ -379,6 +385,7 @@ class UgsOptions:
     name: ClassVar[str] = "ugs"
     learns: ClassVar[bool] = True
     masks: ClassVar[tuple[str, ...]] = ("edges", "nodes")
+    own_size: ClassVar[bool] = True
 
     steps: int = option(400, "optimizer steps", minimum=1)
     batch_size: int = option(8, "examples in a step", minimum=1)
@@ -414,12 +421,13 @@ class MatryoshkaOptions:
 
 
 @dataclass(frozen=True)
-class CsordasOptions:
+class CsordasOptions(WeightOptions):
     """Differentiable weight masks: straight-through Gumbel-sigmoid masks, several in each batch."""
 
     name: ClassVar[str] = "csordas"
     learns: ClassVar[bool] = True
     masks: ClassVar[tuple[str, ...]] = ("weights",)
+    own_size: ClassVar[bool] = True
 
     steps: int = option(1000, "optimizer steps", minimum=1)
     batch_size: int = option(32, "examples in a step", minimum=1)
@@ -436,7 +444,7 @@ class CsordasOptions:
 
 
 @dataclass(frozen=True)
-class ImpOptions:
+class ImpOptions(WeightOptions):
     """Lottery ticket by iterative magnitude pruning: weights are trained, the smallest dropped, the rest set back.
 
     Trains the weights of a copy anew in each round. The bound on weights is met exactly; without one each round drops
@@ -446,6 +454,7 @@ class ImpOptions:
     name: ClassVar[str] = "imp"
     learns: ClassVar[bool] = True
     masks: ClassVar[tuple[str, ...]] = ("weights",)
+    own_size: ClassVar[bool] = True
 
     rounds: int = option(5, "rounds of pruning", minimum=1)
     steps: int = option(200, "optimizer steps of each training", minimum=1)
@@ -470,6 +479,7 @@ class StructuredOptions:
     name: ClassVar[str] = "structured"
     learns: ClassVar[bool] = False
     masks: ClassVar[tuple[str, ...]] = ("nodes",)
+    own_size: ClassVar[bool] = True
 
     ratio: float = option(0.5, "share of every layer's units that goes", minimum=0, maximum=0.99, unit="fraction")
     order: Literal[1, 2] = option(2, "a unit's magnitude is the sum of its weights' absolute values to this power")
@@ -488,8 +498,3 @@ METHODS: Mapping[str, type[Any]] = {
     for options in (EapOptions, EapIgOptions, EdgePruningOptions, *_LEARNED, *_SCORES_AND_SEARCHES)
 }
 """Discovery methods by the name written in a file."""
-
-
-def option_fields(method: str) -> tuple[Field[Any], ...]:
-    """The options of a method, in order."""
-    return fields(METHODS[method])

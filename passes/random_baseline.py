@@ -32,7 +32,8 @@ class RandomCircuit(RandomOptions, Pass):
         program, share = context.program, context.bound("weights")
         weights = {}
         if share is not None:
-            shapes = {name: tuple(program.traced.tensors[name].shape) for name in program.maskable}
+            names = self.masked_parameters(program)
+            shapes = {name: tuple(program.traced.tensors[name].shape) for name in names}
             values = {name: generator.random(shape, dtype=np.float32) for name, shape in shapes.items()}
             weights = select_weights(values, share, per_layer=self.per_layer)
         if context.bound("nodes") is not None:

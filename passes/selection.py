@@ -29,15 +29,10 @@ def edge_circuit(
     values = np.abs(scores) if absolute else scores
     kept = greedy_edges(graph, values, count) if select == "greedy" else keep_top(values, count)
     circuit = Circuit(
-        graph, kept, np.ones(len(graph.nodes), bool), scores={"edges": scores}, ablation=ablation_word(context),
+        graph, kept, np.ones(len(graph.nodes), bool), scores={"edges": scores}, ablation=context.task.ablation,
         provenance=provenance_of(found, context),
     )  # fmt: skip
     return circuit if bound is None else circuit.on_path()
-
-
-def ablation_word(context: RunContext) -> str:
-    """The kind of ablation of the task, as a circuit names it: without `by position`, `by template`."""
-    return context.task.ablation.split()[0]
 
 
 def greedy_edges(graph: Graph, values: np.ndarray, count: int) -> np.ndarray:
@@ -91,7 +86,7 @@ def node_circuit(found: Pass, context: RunContext, scores: np.ndarray, *, absolu
     edges = edges_among(graph, kept)
     circuit = Circuit(
         graph, edges, kept, scores={"nodes": scores, "edges": rank_edges(graph, values, fixed)},
-        ablation=ablation_word(context), provenance=provenance_of(found, context),
+        ablation=context.task.ablation, provenance=provenance_of(found, context),
     )  # fmt: skip
     return circuit if count == len(scores) else circuit.on_path()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from passes.options import option
+from passes.option import option
 
 
 @dataclass(frozen=True)

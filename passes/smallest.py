@@ -96,7 +96,7 @@ def smallest_circuit(
         found = drop_edges(judge, found, ranking, watch)
     rule = {"split": split, "tolerance": asdict(limits), "by_size": size, "kept": int(found.edges.sum())}
     provenance = {**fields.pop("provenance", {}), "selection": rule}
-    ablation = fields.pop("ablation", task.ablation.split()[0])
+    ablation = fields.pop("ablation", task.ablation)
     return found.with_(scores={"edges": np.asarray(scores)}, provenance=provenance, ablation=ablation, **fields)
 
 

@@ -263,6 +263,8 @@ def hash_task(splits: Mapping[str, Sequence[TokenizedExample]], ablation: str, t
     for name, rows in splits.items():
         for row in rows:
             texts = {key: value for key, value in asdict(row.example).items() if key != "source"}
+            if row.example.position is None:  # tasks are what they were before examples could say one
+                del texts["position"]
             digest.update(
                 json.dumps([name, texts, row.input_ids, row.counterfactual_ids], sort_keys=True).encode(
                     "utf-8", "surrogatepass"

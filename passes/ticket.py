@@ -1,14 +1,14 @@
 """Iterative magnitude pruning with rewinding, as a pass: the weights that training on the task keeps large.
 
 The weights of a copy are trained on the task's answers, the smallest dropped, the rest set back to the model's own, and
-so on (`passes.lottery`); what is masked by default is trained, embeddings, norms and biases stay as they are. The
+so on (`passes.lottery`); what is masked is trained, all else, by default embeddings and norms, stays as it is. The
 circuit is the ticket in the model's own weights: what is measured of it is the model under the mask *before* the
 retraining that the lottery ticket hypothesis speaks of. What retraining reaches is in its provenance, round by round.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,13 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from graphir.circuit import Circuit
-from graphir.errors import GraphirError, SaveFormatError, TrainingError
+from graphir.errors import SaveFormatError, TrainingError
 from graphir.run.masks import Masks
 from graphir.run.program import MaskedProgram
 from passes.base import Pass, RunContext, provenance_of
 from passes.lottery import Round, Ticket, find_ticket
 from passes.options import ImpOptions
-from passes.selection import ablation_word
 from passes.training import Training, model_accuracy
 
 _STAGE = "imp"
@@ -38,9 +37,7 @@ class Imp(ImpOptions, Pass):
     def run(self, context: RunContext) -> Circuit:
         """The circuit of all edges, with the ticket as keep masks on weights. Ctrl-C after a round gives the ticket so
         far; a checkpoint holds whole rounds."""
-        if not context.program.maskable:
-            raise GraphirError("this model has no weights to mask", ["mask edges or nodes"])
-        model = TrainableProgram(context.program)
+        model = TrainableProgram(context.program, self.masked_parameters(context.program))
         recipe = Training(context.task, self.steps, self.batch_size, self.learning_rate, decay=True, train_mode=False)
         found = None if (state := context.checkpoint.load()) is None else _from_state(state)
         context.observer.begin(_STAGE, self.rounds + 1)
@@ -55,7 +52,7 @@ class Imp(ImpOptions, Pass):
         try:
             found = find_ticket(
                 model, recipe, density=context.bound("weights"), rounds=self.rounds, rate=self.rate, scope=self.scope,
-                rewind=self.rewind, seed=context.seed, progress=keep, resume=found,
+                rewind=self.rewind, parameters=tuple(model.names), seed=context.seed, progress=keep, resume=found,
                 evaluate=lambda trained: model_accuracy(trained, context.task, "train", self.batch_size),
             )  # fmt: skip
         except KeyboardInterrupt:
@@ -75,20 +72,20 @@ class Imp(ImpOptions, Pass):
             more["interrupted"] = done
         graph = context.graph
         return Circuit(
-            graph, np.ones(len(graph.edges), bool), np.ones(len(graph.nodes), bool), ablation=ablation_word(context),
+            graph, np.ones(len(graph.edges), bool), np.ones(len(graph.nodes), bool), ablation=context.task.ablation,
             weights={model.names[key]: mask.cpu().numpy() for key, mask in ticket.masks.items()},
             provenance=provenance_of(self, context, **more),
         )  # fmt: skip
 
 
 class TrainableProgram(nn.Module):
-    """A masked program as a module whose parameters are copies of its maskable ones, under names without dots
-    (`names` maps these to the program's). Called with the model's inputs by name, gives its first output."""
+    """A masked program as a module whose parameters are copies of those named, under names without dots (`names` maps
+    these to the program's). Called with the model's inputs by name, gives its first output."""
 
-    def __init__(self, program: MaskedProgram) -> None:
+    def __init__(self, program: MaskedProgram, parameters: Sequence[str]) -> None:
         super().__init__()
         self.program = program
-        self.names = {f"p{index}": name for index, name in enumerate(program.maskable)}
+        self.names = {f"p{index}": name for index, name in enumerate(parameters)}
         for key, name in self.names.items():
             self.register_parameter(key, nn.Parameter(program.traced.tensors[name].detach().clone()))
 

@@ -80,7 +80,24 @@ def tokenize_example(example: Example, tokenizer: Tokenizer, *, decoder: Sequenc
         distractor = answer_of("distractor", example.distractor)
         if distractor == answer:
             raise DataError(f"answer and distractor are the same token: {show_tokens([answer], tokenizer)}")
+    if example.position is not None:
+        position = check_position(example.position, clean, tokenizer, decoder)
     return TokenizedExample(example, clean, counterfactual, position, answer, distractor)
+
+
+def check_position(position: int, ids: Sequence[int], tokenizer: Tokenizer, decoder: Sequence[int] = ()) -> int:
+    """A given position; DataError, with the tokens by number, where the prompt has none there."""
+    if decoder:
+        raise DataError("the answer of a model with a decoder is read behind what the decoder starts from", [
+            "leave `position` out"
+        ])  # fmt: skip
+    if not 0 <= position < len(ids):
+        raise DataError(
+            f"the answer is read at position {position}, and the prompt has {len(ids)} tokens: "
+            f"{show_tokens(ids, tokenizer)}",
+            [f"positions are 0 to {len(ids) - 1}"],
+        )
+    return position
 
 
 def prompt_ids(text: str, tokenizer: Tokenizer) -> tuple[tuple[int, ...], int]:

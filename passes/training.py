@@ -11,7 +11,7 @@ A recipe of one's own is any callable like `Recipe`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, Protocol
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from graphir.errors import DataError, GraphirError, TrainingError
 from passes.metrics import accuracy, logits_at
+from passes.observe import Observer, SilentObserver
 from passes.task import Batch, Task
 
 State = Mapping[str, Tensor]
@@ -49,6 +50,7 @@ class Training:
     after a rise over the first `warmup`. `l1` adds
     l1 · mean |θ − θ_start| (Ansell et al. 2022). `train_mode` puts dropout and batch statistics to work; without it the
     model trains as it stands. Parameters that are frozen are trained like the others, and frozen again afterwards.
+    `observer` is told of each step, as one of `stage`.
     """
 
     task: Task
@@ -63,6 +65,8 @@ class Training:
     warmup: int = 0
     l1: float = 0.0
     train_mode: bool = True
+    observer: Observer | None = None
+    stage: str = "training"
 
     def __call__(self, model: nn.Module, *, start: int, stop: int, moves: Moves | None = None, seed: int = 0) -> None:
         """See `Recipe`."""
@@ -81,6 +85,8 @@ class Training:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in parameters and parameter.is_floating_point())
         optimizer = self._optimizer(list(parameters.values()))
+        observer = self.observer or SilentObserver()
+        observer.begin(self.stage, stop - start)
         for step, batch in zip(range(start, stop), self._batches(start, seed), strict=False):
             loss = self._loss(model, batch.to(next(model.parameters()).device), anchors, parameters)
             if not bool(torch.isfinite(loss)):
@@ -100,6 +106,8 @@ class Training:
             with torch.no_grad():  # weight decay and momentum must not move what is held
                 for parameter, move, kept in held.values():
                     parameter.copy_(torch.where(move, parameter, kept))
+            observer.step(self.stage, step + 1 - start, {"loss": float(loss.detach())})
+        observer.end(self.stage)
         optimizer.zero_grad(set_to_none=True)
 
     def _share(self, step: int) -> float:
@@ -151,12 +159,17 @@ def model_accuracy(model: nn.Module, task: Task, split: str = "test", batch_size
     """The model's own accuracy on a split (see `passes.metrics.accuracy`), in evaluation mode."""
     device = next(model.parameters()).device
     right = rows = 0.0
-    with _mode(model, training=False), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         for batch in task.batches(split, batch_size):
             batch = batch.to(device)
             right += float(accuracy(answers_of(model, batch), batch).sum())
             rows += len(batch)
     return right / max(rows, 1)
+
+
+def evaluating(model: nn.Module) -> AbstractContextManager[None]:
+    """The model in evaluation mode, and afterwards as it was."""
+    return _mode(model, training=False)
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from graphir.algebra_overlap import overlap
 from graphir.circuit import Circuit
 from graphir.ir import Graph
 from passes.evidence.completeness import Completeness, KnockOut
@@ -73,6 +74,18 @@ def evidence_of(circuit: Circuit, *, flagged: bool = False) -> dict[str, Any]:
     return found.to_json()
 
 
+def composition_of(circuit: Circuit) -> dict[str, Any]:
+    """What a run says of the circuit as the composition of itself and a larger one."""
+    parts = circuit.with_(name="a"), small_circuit(circuit.graph, 8).with_(name="b")
+    shared = {part: each for part, each in overlap(*parts).to_json().items() if part != "names"}
+    change = {"alone": 3.0, "composed": 3.5, "change": 0.5}
+    return {
+        "formula": "a & b", "parts": ["a", "b"], "overlap": shared, "weights_counted_more_than_once": 0,
+        "tasks": {"t": {"a": EMPTY, "b": MODEL, "found": CIRCUIT}},
+        "interference": [{"task": "t", "part": "a", "logit_diff": change}],
+    }  # fmt: skip
+
+
 def small_manifest(circuit: Circuit, *, flagged: bool = False) -> dict[str, Any]:
     """What a run of `TEXT` could have left."""
     point = {"density": 0.1, "sparsity": 0.9, "edges": 6, "metrics": CIRCUIT}
@@ -112,7 +125,8 @@ def small_manifest(circuit: Circuit, *, flagged: bool = False) -> dict[str, Any]
             {**check, "condition": "accuracy >= 99%", "passed": False, "values": {"accuracy(circuit)": 0.95}},
         ],
         "analyses": {"near": {"metric": "cka", "samples": 64, "units": ["a", "b"], "distances": [[0, 0.5], [0.5, 0]]}},
-        "compositions": {"both": {"formula": "a & b", "iou": {"edges": 0.5}}},
+        "compositions": {"found": composition_of(circuit)},
+        "probes": {"near": {"unit": "a0", "accuracy": {"train": 0.5}}},
         "exports": ["runs/toy/found.svg"],
         "stages": [{"kind": "trace", "name": "trace g", "key": "34" * 32, "cached": False, "seconds": 1.5}],
         "started": "2026-01-02T03:04:05Z",

@@ -21,7 +21,7 @@ from graphir.algebra import (
     symmetric_difference,
     union,
 )
-from graphir.algebra_overlap import overlap
+from graphir.algebra_overlap import overlap, overlap_rows
 from graphir.algebra_sum import add
 from graphir.circuit import Circuit
 from graphir.errors import GraphirError, ModelMismatchError
@@ -305,13 +305,58 @@ def test_overlap_with_a_circuit_of_the_random_copy() -> None:
     assert overlap(drawn(GRAPH, 0), random, across_models=True).edges == overlap(drawn(GRAPH, 0), drawn(GRAPH, 1)).edges
 
 
+def test_weights_are_told_by_the_layer_and_kind_of_their_parameter() -> None:
+    """Parameter by parameter, against sets of single weights."""
+    graph = transformer(3, 2)
+    sizes = {name: shape for node in graph.nodes for name, shape in ((p.parameter, p.shape) for p in node.weights)}
+    owners = {part.parameter: node for node in reversed(graph.nodes) for part in node.weights}
+    rng = np.random.default_rng(0)
+    parts = [
+        Circuit.full(graph, weights={name: rng.random(shape) < 0.5 for name, shape in sizes.items()}) for _ in range(2)
+    ]
+    found = overlap(*parts)
+    for groups, label in (
+        (found.by_layer("weights"), lambda node: "-" if node.layer is None else str(node.layer)),
+        (found.by_kind("weights"), lambda node: node.kind.value),
+    ):
+        for name, each in groups.items():
+            own = [parameter for parameter in sizes if label(owners[parameter]) == name]
+            one, other = ([part.weights[parameter] for parameter in own] for part in parts)
+            assert each.shared == sum(int((a & b).sum()) for a, b in zip(one, other, strict=True))
+            assert each.either == sum(int((a | b).sum()) for a, b in zip(one, other, strict=True))
+            assert each.sizes == tuple(sum(int(mask.sum()) for mask in masks) for masks in (one, other))
+            assert each.total == sum(mask.size for mask in one)
+    assert len(found.by_layer("weights")) >= 3
+
+
+def test_a_table_of_a_deep_model_has_the_layers_with_the_most_in_common_and_adds_up_the_rest() -> None:
+    graph = transformer(12, 2)
+    rng = np.random.default_rng(0)
+    pair = [Circuit(graph, rng.random(len(graph.edges)) < 0.5, np.ones(len(graph.nodes), bool)) for _ in range(2)]
+    found = overlap(*pair)
+    rows = [row for row in overlap_rows(found.to_json(), layers=3) if "layer" in row[0]][:4]
+    layers = found.by_layer("edges")
+    most = sorted(layers, key=lambda name: -layers[name].shared)[:3]
+    assert [row[0].split()[-1] for row in rows[:3]] == most
+    assert [row[1] for row in rows[:3]] == [layers[name].shared for name in most]
+    assert rows[3][0] == f"  … {len(layers) - 3} more layers"
+    assert sum(row[1] for row in rows) == found.edges.shared
+    assert sum(row[2] for row in rows) == found.edges.either
+    every = [row[0] for row in overlap_rows(found.to_json(), layers=None) if "edges of" in row[0]]
+    assert {f"  edges of layer {layer}" for layer in range(12)} < set(every)
+
+
 def test_overlap_in_words() -> None:
     a = Circuit.of_edges(GRAPH, ["embed -> m0", "m0 -> logits"], name="a")
     b = Circuit.of_edges(GRAPH, ["embed -> m0"], name="b")
-    assert str(overlap(a, b)).splitlines()[:3] == [
+    assert str(overlap(a, b)).splitlines()[:7] == [
         "overlap of a, b",
-        "part               shared  union  IoU  IoMin  chance IoU  remaining",
-        "edges                   1      2  0.5      1     0.01887  50% 0%",
+        "part                 shared  union  IoU  IoMin  chance IoU  remaining",
+        "edges                     1      2  0.5      1     0.01887  50% 0%",
+        "  edges of mlp            1      1    1      1     0.05882  0% 0%",
+        "  edges of output         0      1    0      1           0  100% 0%",
+        "  edges of layer 0        1      1    1      1     0.07692  0% 0%",
+        "  edges of no layer       0      1    0      1           0  100% 0%",
     ]
     assert overlap(a, b).to_json()["edges"]["by_kind"]["mlp"]["iou"] == 1
     with pytest.raises(GraphirError, match="no overlap of weights"):

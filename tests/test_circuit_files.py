@@ -347,6 +347,21 @@ def test_a_diff_names_what_came_and_went() -> None:
     assert json.dumps(diff.to_json())
 
 
+def test_circuits_that_differ_in_weights_alone_differ() -> None:
+    graph = transformer(1, 2)
+    mask = np.array([[True, True], [True, False]])
+    whole, first = Circuit.full(graph), Circuit.full(graph, weights={"w": mask})
+    second = first.with_(weights={"w": mask & mask.T[::-1]})
+    assert diff_circuits(first, first).same
+    assert diff_circuits(whole, whole).weights is None
+    assert diff_circuits(first, second).weights == (0, 1, 2)
+    assert diff_circuits(first, whole).weights == (1, 0, 3)  # what is not masked is kept
+    assert diff_circuits(first, first.with_(weights={"w": mask[:1]})).weights == (2, 3, 0)
+    assert not diff_circuits(first, second).same
+    assert "weights      0        1       2  0.6667" in str(diff_circuits(first, second))
+    assert diff_circuits(first, second).to_json()["weights"] == {"added": 0, "removed": 1, "shared": 2, "iou": 2 / 3}
+
+
 @given(st.integers(0, 1000), st.integers(0, 1000))
 @settings(max_examples=30, deadline=None)
 def test_a_diff_splits_the_union(a: int, b: int) -> None:

@@ -204,9 +204,9 @@ def test_errors_name_the_line_of_the_file(here: Path, capsys: pytest.CaptureFixt
     assert main(["run", path]) == 1
     err = capsys.readouterr().err
     assert "error: a density of 0.0100% of 106 leaves nothing to keep" in err
-    assert f"  while running eap_ig ({path}:9)" in err
+    assert f"  while checking what `found` asks of `g` ({path}:9)" in err
     assert main(["run", path, "--json"]) == 1
-    assert "while running eap_ig" in json.loads(capsys.readouterr().out)["error"]
+    assert "while checking what" in json.loads(capsys.readouterr().out)["error"]
 
 
 def test_a_python_model_runs_when_allowed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -303,6 +303,14 @@ def test_diff_of_circuits_and_runs(saved: str, here: Path, capsys: pytest.Captur
     out = capsys.readouterr().out
     assert "- embed -> a0.h0.v" in out
     assert "- … and 2 more" in out
+    shared = data["circuits"]["found"]["overlap"]["edges"]
+    assert (shared["shared"], shared["sizes"][0]) == (2, 5)
+    kinds = {name: each for name, each in shared["by_kind"].items() if each["union"]}
+    lines = [line.split() for line in out.splitlines() if line.startswith("  edges of ")]
+    assert {line[2]: line[3] for line in lines[: len(kinds)]} == {n: str(each["shared"]) for n, each in kinds.items()}
+    layers = {name: each for name, each in shared["by_layer"].items() if each["union"]}
+    found = {line[3 if line[2] == "layer" else 2]: line[4] for line in lines[len(kinds) :]}
+    assert found == {("no" if n == "-" else n): str(each["shared"]) for n, each in layers.items()}
     assert main(["run", "-q", write(here, HEAD + RANKED), "--out", "runs/one"]) == 0
     data = answer(capsys, "diff", "runs/both", "runs/one", code=1)
     assert (list(data["circuits"]), data["missing"]) == (["found"], {"small": "runs/both"})

@@ -14,6 +14,7 @@ from passes.analysis_options import ANALYSES, DISTANCES
 from passes.evidence_options import EvidenceOptions
 from passes.options import METHODS
 from passes.shrink_options import ShrinkOptions
+from passes.tuning_options import TUNERS
 from tests.documents import ROOT, Block, Session, agrees, blocks_of, option_table
 from tests.golden import check_golden
 
@@ -21,7 +22,7 @@ DOCS = ROOT / "docs"
 PAGES = DOCS / "methods"
 # The language's reference is made from its tables, and tested with them.
 WRITTEN = sorted(path for path in DOCS.glob("*.md") if path.name != "language.md")
-OPTIONS = {**METHODS, **DISTANCES, **ANALYSES, "evidence": EvidenceOptions, "shrink": ShrinkOptions}
+OPTIONS = {**METHODS, **DISTANCES, **ANALYSES, **TUNERS, "evidence": EvidenceOptions, "shrink": ShrinkOptions}
 TABLE = re.compile(r"<!-- options: (\w+) -->\n(.*?)<!-- end -->\n", re.DOTALL)
 
 
@@ -140,7 +141,7 @@ def table_pages() -> dict[str, Path]:
     return {name: path for path in PAGES.glob("*.md") for name, _ in TABLE.findall(path.read_text(encoding="utf-8"))}
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*METHODS, *TUNERS])
 def test_every_method_has_a_page(name: str) -> None:
     text = (PAGES / f"{name}.md").read_text(encoding="utf-8")
     assert text.startswith(f"# `{name}`: ")

@@ -119,6 +119,8 @@ def test_deep_knows_how_many_edges_there_are(tmp_path: Path) -> None:
     text = BUILTIN + 'task t { data builtin "induction" }\ncircuit c = discover g for t with eap top 1M\n'
     assert [each.code for each in deep(tmp_path, text)] == ["C908"]
     assert deep(tmp_path, text.replace("1M", "5")) == []
+    assert [each.code for each in deep(tmp_path, text.replace("1M", "0.5%"))] == ["C501"]
+    assert deep(tmp_path, text.replace("1M", "1%")) == []
 
 
 class Words:

@@ -78,7 +78,7 @@ def test_methods_find_the_neurons_that_matter(method: str) -> None:
     assert scores[sorted(needed())].min() > max(scores[i] for i in range(32) if i not in needed())
     evaluator = Evaluator(it.program, it.task, batch_size=48)
     assert evaluator.measure_circuit(circuit)["accuracy"] == evaluator.full["accuracy"] == 1
-    assert evaluator.measure_circuit(circuit, complement=True)["accuracy"] < 0.5
+    assert evaluator.measure_circuit(circuit, complement=True)["accuracy"] <= 0.5  # nothing is told apart
 
 
 def test_a_penalty_alone_drops_the_idle_neurons() -> None:

@@ -190,7 +190,7 @@ def test_a_flagged_circuit_is_flagged_at_the_top() -> None:
 def test_results_of_other_kinds_are_shown_by_their_paths(report: Report) -> None:
     (table,) = report.section("other-1").blocks
     assert isinstance(table, Table)
-    assert table.rows == (("both.formula", "a & b"), ("both.iou.edges", 0.5))
+    assert table.rows == (("near.unit", "a0"), ("near.accuracy.train", 0.5))
 
 
 def test_long_answers_are_cut_and_counted(report: Report) -> None:
@@ -439,7 +439,7 @@ def test_a_notebook_shows_the_page_in_a_frame_that_runs_nothing(report: Report) 
     assert dict(shown.attributes)["srcdoc"] == report.to_html()
     assert set(report._repr_mimebundle_()) == {"text/html", "text/markdown", "text/plain"}
     assert set(report._repr_mimebundle_(include={"text/plain"})) == {"text/plain"}
-    assert repr(report) == "Report('Report of toy.circ', checks failed, 13 sections)"
+    assert repr(report) == "Report('Report of toy.circ', checks failed, 14 sections)"
 
 
 # --- files

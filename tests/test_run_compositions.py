@@ -101,6 +101,13 @@ def test_what_a_composition_does_to_its_parts_is_reported(composed: RunResult) -
         assert sum(each["shared"] for each in several.values()) == (a & b).sum()
         assert sum(each["union"] for each in several.values()) == (a | b).sum()
     assert "interference with a on pairs.short: logit_diff" in str(composed)
+    table = str(composed).split("what a, b share:", 1)[1].splitlines()
+    cells = {line.split("  ")[0].strip() or line.strip().split("  ")[0]: line.split() for line in table[2:20]}
+    edges = found.overlap["edges"]
+    for name, words in ((" of q", "q"), (" of layer 1", "1"), ("", "")):
+        each = edges["by_kind"].get(words) or edges["by_layer"].get(words) or edges
+        shown = cells[f"edges{name}"][1 + len(name.split()) :]
+        assert shown[:2] == [str(each["shared"]), str(each["union"])]
     assert "rest" not in composed.results["compositions"]  # one part alone has nothing to interfere with
     assert composed.to_json()["compositions"]["either"]["interference"] == found.changes()
 

@@ -64,6 +64,14 @@ def test_a_gate_of_the_evidence_measures_that_test_alone(tmp_path: Path) -> None
     assert math.isfinite(found["cmd"])
 
 
+def test_the_truth_of_a_model_is_that_of_its_own_task_alone(tmp_path: Path) -> None:
+    """A part of the examples may be done by a part of the edges."""
+    part = 'at last\n  subtask short where template in {"0-0-0", "1-0-2", "0-2-1", "2-1-1", "3-0-0", "1-3-1"}\n'
+    text = HEAD.replace("by template", "by example").replace("at last\n", part) + RANKED.replace("pairs", "pairs.short")
+    with pytest.raises(StageError, match=r"`auroc` cannot be measured"):
+        run_text(text + "check found { auroc >= 0 }\n", tmp_path)
+
+
 def test_a_check_and_an_evidence_section_share_what_is_measured(tmp_path: Path) -> None:
     section = "evidence found { controls: random_circuit  samples: 4  curve: true  completeness: false "
     section += "minimality: false }\n"

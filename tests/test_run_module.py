@@ -121,16 +121,18 @@ def test_zero_ablation_needs_no_counterfactual() -> None:
     assert torch.equal(out, torch.zeros_like(out))  # no biases in this model
 
 
-def test_mean_ablation_asks_for_its_means() -> None:
+@pytest.mark.parametrize("ablation", ["mean", "mean by position"])
+def test_mean_ablation_asks_for_its_means(ablation: str) -> None:
     _, _, batch = setting()
-    module = known(ablation="mean").as_module()
+    module = known(ablation=ablation).as_module()
     assert isinstance(module, CircuitModule)
     with pytest.raises(GraphirError, match="there are none yet"):
         module(**batch.inputs)
     module.take_means([batch.inputs])
     with torch.no_grad():
         out = module(**batch.inputs)
-        expected = module.program(batch.inputs, masks=module.masks, reference=module.program.means([batch.inputs]))
+        means = module.program.means([batch.inputs], per_position=ablation == "mean by position")
+        expected = module.program(batch.inputs, masks=module.masks, reference=means)
     assert torch.equal(out, expected)
 
 

@@ -155,12 +155,12 @@ def test_neurons_on_a_path_add_up_to_the_effect_of_their_mlp() -> None:
         assert got[start:stop].sum() == pytest.approx(values[0] - values[1], rel=0.05, abs=1e-4)
 
 
-def test_neuron_attribution_keeps_everything_and_refuses_bounds() -> None:
+def test_neuron_attribution_keeps_everything_and_bounds_neurons_only() -> None:
     it = tiny("llama")
     circuit = passes.run("neuron_attribution", it.program, it.task, examples=2)
     assert circuit.edges.all()
     assert circuit.scores["neurons"].shape == (max(stop for _, stop in it.program.neurons.values()),)
-    with pytest.raises(GraphirError, match="selects no edges"):
+    with pytest.raises(GraphirError, match="cannot bound edges: it has masks on neurons only"):
         passes.run("neuron_attribution", it.program, it.task, edges=5)
 
 

@@ -202,6 +202,12 @@ def test_ablation_by_another_run_is_refused(ablation: str, fine: dict[str, tuple
         without(fine["gpt2"][1], {"a0.h0"}, ablation=ablation).shrink()
 
 
+def test_means_of_each_position_are_refused(fine: dict[str, tuple[zoo.Instance, Graph]]) -> None:
+    instance, graph = fine["gpt2"]
+    with pytest.raises(ShrinkError, match="depends on the position"):
+        without(graph, {"a0.h0"}, ablation="mean by position").shrink(means=[instance.example])
+
+
 def test_means_must_be_given_and_hold_everywhere(fine: dict[str, tuple[zoo.Instance, Graph]]) -> None:
     instance, graph = fine["gpt2"]
     circuit = without(graph, {"a0.h0"}, ablation="mean")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -81,6 +82,28 @@ def test_a_mask_token_is_where_the_answer_goes() -> None:
     assert tokenizer.convert_ids_to_tokens([row.answer]) == ["dog"]
 
 
+def test_a_position_that_an_example_names_counts() -> None:
+    asked = Example("a b c", None, " x", None, position=2)
+    assert tokenize_example(asked, Letters()).position == 2
+    assert tokenize_example(asked, Letters(start=True)).position == 2  # of the tokens that the model gets
+    assert tokenize_example(replace(asked, position=0), Letters(mask=True)).position == 0
+    with pytest.raises(DataError, match=r"read at position 3, and the prompt has 3 tokens: a \|  b \|  c"):
+        tokenize_example(replace(asked, position=3), Letters())
+    with pytest.raises(DataError, match="leave `position` out"):
+        tokenize_example(asked, Letters(), decoder=(1,))
+
+
+def test_positions_are_read_in_batches_and_tell_tasks_apart() -> None:
+    data = [replace(example(i), position=i % 3) for i in range(6)]
+    for padding in ("right", "left"):
+        task = build(data, by="example", fractions=(1,), padding=padding)
+        batch = next(task.batches("train", 6))
+        shifts = (batch.inputs["attention_mask"] == 0).sum(-1) * (padding == "left")
+        assert batch.positions is not None
+        assert (batch.positions - shifts).tolist() == [row.example.position for row in batch.examples]
+    assert build(data, by="example").identity != build([example(i) for i in range(6)], by="example").identity
+
+
 def test_answers_are_read_behind_the_prompt() -> None:
     tokenizer = Letters()
     row = tokenize_example(Example("a b", None, " yes", " no", "t"), tokenizer)
@@ -124,7 +147,7 @@ def test_equal_answer_and_distractor_are_an_error() -> None:
 
 
 @pytest.mark.parametrize("change", [{"clean": ""}, {"answer": ""}])
-def test_empty_texts_are_errors(change: dict[str, str]) -> None:
+def test_empty_texts_are_errors(change: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="is empty"):
         build([replace(example(), **change)])
 

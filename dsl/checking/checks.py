@@ -9,6 +9,7 @@ from dsl.checking.bounds import check_bounds
 from dsl.checking.context import Context, every
 from dsl.checking.expressions import check_condition
 from dsl.checking.gates import GATED, is_gated
+from dsl.checking.masks import masks_of
 from dsl.checking.methods import check_method, check_options
 from dsl.checking.references import find_circuits
 from dsl.checking.values import amount_of, plain_number
@@ -73,7 +74,7 @@ def _can_judge(context: Context, condition: Condition, circuit: AnyCircuit) -> b
         if not isinstance(name, tree.Name) or name.text not in QUANTITIES:
             continue
         if QUANTITIES[name.text].seeds:
-            good &= _has_seeds(context, name, condition, circuit)
+            good &= _has_seeds(context, name, condition, circuit) and _has_masks(context, node, circuit)
         if isinstance(node, tree.Call) and any(getattr(a, "text", "") == "random_model" for a in node.arguments):
             good &= _has_method(context, node, circuit)
     return good
@@ -91,6 +92,21 @@ def _has_seeds(context: Context, name: tree.Name, condition: Condition, circuit:
     others = [(circuit.method.span, "finds one circuit")]
     help = f"for example `{name.text} iou >= 0.5 over 3 seeds`" if seeds is not None else "learn with `edge_pruning`"
     context.error("C405", f"`{name.text}` needs several seeds", name.span, others=others, help=help)
+    return False
+
+
+def _has_masks(context: Context, written: tree.Node, circuit: AnyCircuit) -> bool:
+    """Overlap of weights or neurons needs masks on these; where all are kept it would always be 1."""
+    words = [a.text for a in written.arguments if isinstance(a, tree.Name)] if isinstance(written, tree.Call) else []
+    part = next((word for word in words if word in ("weights", "neurons")), "")
+    if not part or not isinstance(circuit, CircuitSpec):
+        return True
+    masked = masks_of(circuit.method)
+    if part in masked or (part == "weights" and "neurons" in masked):  # a neuron is cut out of the weights
+        return True
+    others = [(circuit.method.span, f"has masks on {' and '.join(masked)}")]
+    context.error("C405", f"`{circuit.name}` has no masks on {part}", written.span, others=others,
+                  help=f"compare {masked[0]}" if masked else "")  # fmt: skip
     return False
 
 

@@ -10,6 +10,7 @@ from dsl import tree
 from dsl.checking.bounds import check_bounds
 from dsl.checking.context import Context, every
 from dsl.checking.expressions import Bound, as_bound, check_arithmetic, check_condition, conjuncts, constant
+from dsl.checking.masks import bound_example, check_mixture, has_own_size, masks_of, option_span, upper_bounds
 from dsl.checking.methods import check_method
 from dsl.checking.values import amount_of, plain_number
 from dsl.schema import METRICS
@@ -17,15 +18,12 @@ from dsl.spec import Amount, CircuitSpec, Constraint, MethodSpec
 from graphir.diagnostics import Edit
 from passes.options import METHODS
 
-SIZE = "for example `subject to density(edges) <= 3.4%`"
-SIZE_OPTIONS = ("target", "tau", "threshold")
-"""Options of methods that say how much is kept."""
 STARTS = ("start", "initial", "initial_spread", "initial_logit", "keep")
 """Options of methods that say how masks start."""
+SAID_BY = {"structured": "ratio"}
+"""Methods whose size one option says and nothing else bounds."""
 WITHOUT_GRADIENT = ("ifr", "magnitude", "random", "structured")
 """Rankings that do not differentiate the task's metric."""
-WITHOUT_SIZE = ("neuron_attribution", "structured")
-"""Methods that score and keep everything, and those whose options always say how much goes."""
 
 
 def check_circuit(context: Context, section: tree.Circuit) -> CircuitSpec | None:
@@ -35,15 +33,19 @@ def check_circuit(context: Context, section: tree.Circuit) -> CircuitSpec | None
     clauses = _clauses(context, section)
     minimize = _objective(context, clauses.get("minimize"), section.method)
     constraints = _constraints(context, clauses.get("subject to"), section.method, method)
-    top = _top(context, clauses.get("top"), section.method)
+    top = _top(context, clauses.get("top"), section.method, method)
     origin = _origin(context, clauses.get("from"), section, method)
     if constraints is None or minimize is False or top is False or origin is False:
         return None
     if method is None or not _has_size(context, section, method, constraints, clauses):
         return None
+    if not check_mixture(context, section.name.text, section.method, method, constraints):
+        return None
     if not _is_its_kind(context, section, method, constraints):
         return None
     if graph is None or task is None or not _can_rank(context, section, task, method):
+        return None
+    if not _can_patch(context, section, task, method):
         return None
     objective = minimize.expression if isinstance(minimize, tree.Minimize) else None
     kept = top if isinstance(top, Amount) else None
@@ -91,21 +93,13 @@ def _origin(
 
 def _learned(method: MethodSpec) -> set[str]:
     """Of edges, nodes and neurons those that a method, with its options, learns masks on."""
-    options = METHODS[method.name]
-    if not options.learns:
-        return set()
-    found = set(options.masks) - {"weights"}
-    if (level := getattr(method.options, "level", None)) is not None:
-        found &= {f"{level}s"}
-    if (parts := getattr(method.options, "parts", None)) is not None:
-        found &= set(parts.split())
-    return found if getattr(method.options, "node_masks", True) else found - {"nodes"}
+    return set(masks_of(method)) - {"weights"} if METHODS[method.name].learns else set()
 
 
 def _is_its_kind(
     context: Context, section: tree.Circuit, method: MethodSpec, constraints: Sequence[Constraint]
 ) -> bool:
-    """Whether weights are bounded in a sheaf and in nothing else (C412)."""
+    """Whether weights are bounded, or learned without a bound, in a sheaf and in nothing else (C412)."""
     masks = METHODS[method.name].masks
     use = section.method.name
     if section.kind == "sheaf" and "weights" not in masks:
@@ -115,14 +109,15 @@ def _is_its_kind(
         context.error("C412", message, use.span, f"masks {' and '.join(masks)}", notes=[note])
         return False
     weights = [each for each in constraints if "weights" in (each.part, each.quantity)]
-    if section.kind == "circuit" and weights:
+    learned = METHODS[method.name].learns and "weights" in masks_of(method)
+    if section.kind == "circuit" and (weights or learned):
         word = section.span.source.span(section.span.start, section.span.start + len("circuit"))
         is_plain = word.text == "circuit"
         context.error(
             "C412",
             "a circuit is made of edges; with weights it is a sheaf",
-            weights[0].span,
-            "bounds weights",
+            weights[0].span if weights else use.span,
+            "bounds weights" if weights else "masks weights",
             others=[(word, "")] if is_plain else [],
             help="write `sheaf`",
             fix=Edit(word, "sheaf") if is_plain else None,
@@ -263,11 +258,19 @@ def _can_bound(context: Context, bound: Bound, use: tree.MethodUse, method: Meth
             "C405", f"`{method.name}` cannot bound {part}", bound.expression.span, label, others=[(use.name.span, "")]
         )
         return False
-    level = getattr(method.options, "level", None) if METHODS[method.name].learns else None
-    if level is not None and part != f"{level}s":
+    level, masked = getattr(method.options, "level", None), masks_of(method)
+    if level is not None and part not in masked:
         context.error(
             "C405", f"`{method.name}` cannot bound {part}", bound.expression.span,
             others=[(use.span, f"its masks are on {level}s")], help=f"add `level: {part.removesuffix('s')}`",
+        )  # fmt: skip
+        return False
+    if hasattr(method.options, "parts") and part not in masked:
+        parts = " ".join(each for each in ("weights", "neurons", "nodes", "edges") if each in {*masked, part})
+        context.error(
+            "C405", f"`{method.name}` cannot bound {part}", bound.expression.span,
+            others=[(option_span(use, "parts"), f"its masks are on {' and '.join(masked)}")],
+            help=f"write `parts: {parts}`, or leave this bound out",
         )  # fmt: skip
         return False
     if part == "nodes" and not getattr(method.options, "node_masks", True):
@@ -283,12 +286,17 @@ def _can_bound(context: Context, bound: Bound, use: tree.MethodUse, method: Meth
     return True
 
 
-def _top(context: Context, clause: tree.Top | None, use: tree.MethodUse) -> Amount | bool:
+def _top(context: Context, clause: tree.Top | None, use: tree.MethodUse, method: MethodSpec | None) -> Amount | bool:
     """The amount; True when there is no clause, False when it has mistakes."""
     if clause is None:
         return True
-    masks = METHODS[use.name.text].masks if use.name.text in METHODS else ("edges",)
-    part = "edges" if clause.word is None else clause.word.text
+    masks: tuple[str, ...] = ("edges",)
+    if method is not None:
+        masks = masks_of(method)
+    elif use.name.text in METHODS:
+        masks = METHODS[use.name.text].masks
+    usual = "edges" if "edges" in masks else masks[0]
+    part = usual if clause.word is None else clause.word.text
     if part not in masks and clause.word and not clause.word.is_missing:
         help = f"write `{masks[0]}`"
         context.error("C209", f"`top` counts {masks[0]}, not {part}", clause.word.span, help=help, fix=masks[0])
@@ -327,9 +335,13 @@ def _has_size(
     """Whether the size of the circuit follows, and from one clause only."""
     learns = METHODS[method.name].learns
     use = section.method.name
+    parts = [part for part in ("weights", "neurons", "nodes", "edges") if part in masks_of(method)]
+    wanted = parts if hasattr(method.options, "parts") else parts[-1:]
+    example = f"for example {bound_example(wanted)}"
     if "top" in clauses and learns:
         others = [(use.span, "learns masks under constraints")]
-        context.error("C405", f"`top` does not go with `{method.name}`", clauses["top"].span, others=others, help=SIZE)
+        help = f"leave it out, or bound {wanted[0]}, {example}" if has_own_size(method) else example
+        context.error("C405", f"`top` does not go with `{method.name}`", clauses["top"].span, others=others, help=help)
         return False
     if "top" in clauses and constraints:
         others = [(clauses["subject to"].span, "and here")]
@@ -337,18 +349,18 @@ def _has_size(
             "C405", "the size is given twice", clauses["top"].span, "here", others=others, help="keep one of the two"
         )
         return False
-    upper = [
-        c for c in constraints if (c.operator in ("<=", "<", "==")) != (c.quantity == "sparsity") or c.operator == "=="
-    ]
-    if method.name in WITHOUT_SIZE:
-        return True
-    if "top" not in clauses and not upper and not method.given & set(SIZE_OPTIONS):
-        help = SIZE if learns else f"for example `top 3.4%`; {SIZE.removeprefix('for example ')} is the same"
-        context.error(
-            "C403", f"the circuit `{section.name.text}` has no size", use.span, "how many edges may it keep?", help=help
-        )
+    if (option := SAID_BY.get(method.name)) and (given := clauses.get("top") or clauses.get("subject to")):
+        others = [(use.span, f"`{option}` says how much goes")]
+        help = f"leave the bound out, or give `{option}`"
+        context.error("C405", f"`{method.name}` meets no bound", given.span, others=others, help=help)
         return False
-    return True
+    if "top" in clauses or upper_bounds(constraints) or has_own_size(method):
+        return True
+    more = ", or let λ decide: `control: ramp`" if hasattr(method.options, "parts") else ""
+    help = example + more if learns else f"for example `top 3.4%`; {bound_example(wanted)} is the same"
+    label = f"how many {' and '.join(wanted)} may it keep?"
+    context.error("C403", f"the {section.kind} `{section.name.text}` has no size", use.span, label, help=help)
+    return False
 
 
 def _uses_gradient(method: MethodSpec) -> bool:
@@ -367,4 +379,15 @@ def _can_rank(context: Context, section: tree.Circuit, task: Any, method: Method
     context.error(
         "C405", message, section.task.span, f"`{task.metric}` has none", others=others, help="use `metric logit_diff`"
     )
+    return False
+
+
+def _can_patch(context: Context, section: tree.Circuit, task: Any, method: MethodSpec) -> bool:
+    """Denoising puts clean values into the counterfactual run, which only interchange ablation has."""
+    if getattr(method.options, "direction", "") != "denoising" or task.ablation == "interchange":
+        return True
+    others = [(task.span.source.span(task.span.start, task.span.start + len("task")), f"`ablate {task.ablation}`")]
+    message = "denoising starts from the counterfactual run"
+    context.error("C405", message, option_span(section.method, "direction"), f"`{task.ablation}` ablation has none",
+                  others=others, help="use `direction: noising`, or a task with `ablate interchange`")  # fmt: skip
     return False

@@ -48,6 +48,9 @@ KIND_NAMES: Mapping[type[Any], str] = {
     tree.Lesion: "lesion",
     tree.Drift: "drift",
     tree.Shrink: "shrink",
+    tree.Vector: "vector",
+    tree.VectorSum: "vector",
+    tree.VectorImport: "vector",
     tree.Let: "constant",
 }
 
@@ -201,7 +204,7 @@ def every(results: Iterable[bool]) -> bool:
 
 IMPLIED = {
     "sweep": "circuit", "blocks": "analysis", "cluster": "analysis", "lesion": "analysis", "drift": "analysis",
-    "shrink": "analysis",
+    "shrink": "analysis", "vector": "circuit",
 }  # fmt: skip
 """Kinds that a message does not list beside the other."""
 

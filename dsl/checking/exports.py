@@ -16,7 +16,8 @@ from dsl.spec import CircuitSpec, ExportSpec, ReportSpec, Target
 from dsl.suggest import closest_word
 
 ANALYSES = (tree.Analyze, tree.Blocks, tree.Cluster, tree.Lesion, tree.Drift)
-OTHERS = (tree.GraphSection, tree.Query, *ANALYSES)
+VECTORS = (tree.Vector, tree.VectorSum, tree.VectorImport)
+OTHERS = (tree.GraphSection, tree.Query, *ANALYSES, *VECTORS)
 OTHER_SUFFIXES = {
     ".pt": ".safetensors",
     ".graphviz": ".dot",
@@ -34,6 +35,8 @@ def check_export(context: Context, section: tree.Export, written: dict[str, tree
     subjects = _subjects(context, section.subject)
     kind = subjects[0] if subjects else ""
     flavors: Mapping[str, tuple[str, ...]] = ANALYSIS_FLAVORS if kind in ANALYSIS_KINDS else FLAVORS
+    if kind == "vector":
+        flavors = {}
     flavor = _flavor(context, section, flavors)
     formats = SUBJECT_FORMATS.get(kind) or tuple(FORMATS)
     checked = [_format(context, target, kind, formats, flavor, flavors) for target in section.targets]
@@ -110,6 +113,8 @@ def _format(
         notes = [f"{article} {kind} can be: {known}"]
         context.error("C210", f"{article} {kind} cannot be written as `{suffix}`", target.span, notes=notes)
         return None
+    if kind == "vector":
+        return kind
     if kind in ANALYSIS_KINDS:
         return flavor if flavor and suffix in flavors[flavor] else suffix.lstrip(".")
     return format_of(suffix, flavor)

@@ -21,6 +21,7 @@ SHOWN = 8
 SUCH = {
     "check analysis": "distance <= 0.3", "check blocks": "count >= 3", "check cluster": "count >= 3",
     "check lesion": "q <= 5%", "check shrink": "parameters <= 3.1M", "check drift": "moved <= 0.3",
+    "check vector": "accuracy >= 90%",
 }  # fmt: skip
 """A bound as an example of a use."""
 FLIPPED = {"<=": ">=", ">=": "<=", "<": ">", ">": "<", "==": "==", "!=": "!="}
@@ -138,7 +139,7 @@ def _check_call(context: Context, call: tree.Call, use: str) -> bool:
     quantity = _quantity(context, call.function, use)
     if quantity is None:
         return False
-    name, wanted = call.function.text, quantity.arguments
+    name, wanted = call.function.text, (("TASK",),) if quantity.tasks else quantity.arguments
     least = 0 if quantity.bare else 1
     if not least <= len(call.arguments) <= len(wanted):
         count = f"{len(wanted)} argument{'s' if len(wanted) != 1 else ''}" if wanted else "no arguments"
@@ -155,7 +156,7 @@ def _check_call(context: Context, call: tree.Call, use: str) -> bool:
     ]
     if not all(good):
         return False
-    if quantity.complete(tuple(each.text for each in call.arguments if isinstance(each, tree.Name))) is None:
+    if quantity.complete(words_of(call)) is None:
         context.error(
             "C306", f"these are not the arguments of `{name}`", call.span, f"expected `{name}{quantity.form}`"
         )
@@ -167,6 +168,8 @@ def _check_argument(
     context: Context, call: tree.Call, argument: tree.Expression, words: tuple[str, ...], quantity: Quantity
 ) -> bool:
     name = call.function.text
+    if quantity.tasks:
+        return _is_task(context, call, argument)
     if not isinstance(argument, tree.Name):
         label = f"expected {' or '.join(f'`{word}`' for word in words)}"
         message = f"`{name}` takes {label.removeprefix('expected ')}, found {describe(argument)}"
@@ -177,6 +180,20 @@ def _check_argument(
         context.unknown("C207", "argument", argument, words, f"`{name}{quantity.form}` takes", label=label)
         return False
     return not argument.is_missing
+
+
+def _is_task(context: Context, call: tree.Call, argument: tree.Expression) -> bool:
+    """Whether an argument names a task; one with a dot (`pairs.short`) was read as a component."""
+    if isinstance(argument, tree.Name | tree.Pattern):
+        return context.resolve(tree.Name(argument.span, argument.text), tree.Task) is not None
+    message = f"`{call.function.text}` is of a task, found {describe(argument)}"
+    context.error("C301", message, argument.span, "expected the name of a task")
+    return False
+
+
+def words_of(call: tree.Call) -> tuple[str, ...]:
+    """The arguments of a call that are words."""
+    return tuple(each.text for each in call.arguments if isinstance(each, tree.Name | tree.Pattern))
 
 
 def unit_of(expression: tree.Expression, table: Mapping[str, Quantity] = QUANTITIES) -> str | None:
@@ -326,9 +343,7 @@ def as_bound(expression: tree.Binary, table: Mapping[str, Quantity] = QUANTITIES
         if value is None or not isinstance(side, tree.Name | tree.Call):
             continue
         name = side.function.text if isinstance(side, tree.Call) else side.text
-        arguments = (
-            tuple(a.text for a in side.arguments if isinstance(a, tree.Name)) if isinstance(side, tree.Call) else ()
-        )
+        arguments = words_of(side) if isinstance(side, tree.Call) else ()
         number = other if isinstance(other, tree.Number) else None
         return Bound(name, arguments, operator, value, number, expression, table)
     return None

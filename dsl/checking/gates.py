@@ -9,15 +9,29 @@ from dsl.analysis_quantities import SECTION_QUANTITIES, Gauge, Need
 from dsl.checking.bounds import check_bounds
 from dsl.checking.context import KIND_NAMES, Context, every
 from dsl.checking.expressions import SUCH, check_condition
-from dsl.spec import AnalysisCheckSpec, BlocksSpec, ClusterSpec, Condition, CorpusSpec, LesionSpec, ShrinkSpec
+from dsl.spec import (
+    AnalysisCheckSpec,
+    AnyVector,
+    BlocksSpec,
+    ClusterSpec,
+    Condition,
+    CorpusSpec,
+    LesionSpec,
+    ShrinkSpec,
+    VectorSumSpec,
+)
 from dsl.translate import quantity_of
+from dsl.vector_sections import own_tasks
 
-GATED = (tree.Analyze, tree.Blocks, tree.Cluster, tree.Lesion, tree.Drift, tree.Shrink)
+GATED = (
+    tree.Analyze, tree.Blocks, tree.Cluster, tree.Lesion, tree.Drift, tree.Shrink, tree.Vector, tree.VectorSum,
+    tree.VectorImport,
+)  # fmt: skip
 """Kinds of section that such checks are of."""
 
 
 def is_gated(context: Context, name: tree.Name) -> bool:
-    """Whether a check's subject is a section of the analyzer or a smaller module, and no circuit."""
+    """Whether a check's subject is a section of the analyzer, a smaller module or a vector, and no circuit."""
     return not isinstance(name, tree.Selected) and isinstance(context.declared.get(name.text), GATED)
 
 
@@ -45,10 +59,14 @@ def _condition(context: Context, written: tree.Expression, kind: str) -> tuple[C
     """A condition and its bounds; None when it has mistakes."""
     if isinstance(written, tree.Gate):
         message = f"`over {written.seeds.text} seeds` needs a circuit that is discovered"
-        context.error("C507", message, written.seeds.span, f"nothing of {_a(kind)} is learned")
+        context.error("C507", message, written.seeds.span, _unlearned(kind))
         return None
     bounds = check_condition(context, written, f"check {kind}")
     return None if bounds is None else (Condition(written.span, written, " ".join(written.span.text.split())), bounds)
+
+
+def _unlearned(kind: str) -> str:
+    return "a vector has one seed, an option of its method" if kind == "vector" else f"nothing of {_a(kind)} is learned"
 
 
 def _a(kind: str) -> str:
@@ -73,6 +91,8 @@ def _has(
 ) -> bool:  # fmt: skip
     if isinstance(subject, ShrinkSpec):
         return True
+    if isinstance(subject, AnyVector):
+        return _of_vector(context, node, about, name, arguments, subject)
     word = f"{name}({', '.join(arguments)})" if arguments and isinstance(node, tree.Call) else name
     others = [(context.declared[subject.name].name.span, f"`{subject.name}` is declared here")]
     if isinstance(subject, ClusterSpec) and about.methods and subject.method.name not in about.methods:
@@ -91,6 +111,28 @@ def _has(
             context.error("C405", f"`{word}` is not measured", node.span, label, others=others, help=help)
             return False
     return True
+
+
+def _of_vector(
+    context: Context, node: tree.Name | tree.Call, about: Gauge, name: str, arguments: tuple[str, ...],
+    subject: AnyVector,
+) -> bool:  # fmt: skip
+    """Whether a vector has parts to compare, or one task where none is named."""
+    parts = len(subject.operands) if isinstance(subject, VectorSumSpec) else 0
+    others = [(context.declared[subject.name].name.span, f"`{subject.name}` is declared here")]
+    if name in ("shared", "iou", "iomin") and parts < 2:
+        label = "it is made of no two vectors"
+        context.error("C405", f"`{subject.name}` has no `{name}`", node.span, label, others=others)
+        return False
+    if not about.tasks or arguments:
+        return True
+    tasks = [task.name for task in own_tasks(subject)]
+    if len(tasks) == 1:
+        return True
+    label = f"`{subject.name}` is for {' and '.join(f'`{task}`' for task in tasks) or 'no task'}"
+    help = f"write `{name}({tasks[0] if tasks else 'TASK'})`"
+    context.error("C306", f"`{name}` on which task?", node.span, label, others=others, help=help)
+    return False
 
 
 def _asks(options: Any, need: Need) -> bool:

@@ -11,10 +11,16 @@ from dsl.checking.values import read_block
 from dsl.fields import option_table
 from dsl.spec import MethodSpec
 from passes.options import METHODS
+from passes.tuning_options import TUNERS
 
 
 def check_method(context: Context, use: tree.MethodUse) -> MethodSpec | None:
     """A known discovery method with options it has."""
+    if use.name.text in TUNERS:
+        name = use.name.text
+        help = f"`vector NAME = tune MODEL for TASK with {name}` does"
+        context.error("C205", f"`{name}` finds no circuit", use.name.span, "tunes weights", help=help)
+        return None
     return check_use(context, use, METHODS, "C205", "method", "methods")
 
 

@@ -1,13 +1,13 @@
-"""The order in which circuits can be checked: those that others are made from, or start from, first."""
+"""The order in which circuits, and vectors, can be checked: those that others are made from, or start from, first."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from dsl import tree
-from dsl.checking.context import Context
+from dsl.checking.context import KIND_NAMES, Context
 
-Made = tree.Circuit | tree.Composition
+Made = tree.Circuit | tree.Composition | tree.VectorSum
 
 
 def order_of(sections: Sequence[Made]) -> list[Made]:
@@ -24,11 +24,18 @@ def order_of(sections: Sequence[Made]) -> list[Made]:
 
 
 def names_of(section: Made) -> Iterator[tree.Name]:
-    """The circuits that a section is made from."""
+    """The circuits, or vectors, that a section is made from."""
     if isinstance(section, tree.Composition):
         yield from operands_of(section.formula)
+    elif isinstance(section, tree.VectorSum):
+        yield from named_in(section.formula)
     else:
         yield from (clause.circuit for clause in section.clauses if isinstance(clause, tree.Origin))
+
+
+def named_in(formula: tree.Expression) -> Iterator[tree.Name]:
+    """The names in the formula of a vector."""
+    return (node for node in tree.walk(formula) if isinstance(node, tree.Name) and not node.is_missing)
 
 
 def operands_of(formula: tree.Formula) -> Iterator[tree.Name]:
@@ -47,8 +54,10 @@ def is_circular(context: Context, section: Made) -> bool:
     while waiting:
         name = waiting.pop()
         if name.text == section.name.text:
-            chain = f"`{section.name.text}` names itself" if not seen else "by way of others"
-            context.error("C413", f"the circuit `{name.text}` is made from itself", section.name.span, chain)
+            is_direct = any(each.text == section.name.text for each in names_of(section))
+            chain = f"`{section.name.text}` names itself" if is_direct else "by way of others"
+            message = f"the {KIND_NAMES[type(section)]} `{name.text}` is made from itself"
+            context.error("C413", message, section.name.span, chain)
             return True
         below = context.declared.get(name.text)
         if name.text not in seen and isinstance(below, Made):

@@ -48,6 +48,12 @@ def check_task(context: Context, section: tree.Task) -> TaskSpec | None:
     target = _prediction(context, found.get("predict"))
     ablation = check_ablation(context, found.get("ablate"))
     metric = _metric(context, found.get("metric"), found.get("predict"), target)
+    if data is not None and target is not None and target[2] == "position" and data.kind != "jsonl":
+        help = "a data file says one for each example: `data jsonl \"examples.jsonl\"`"
+        place = found["predict"].at.span
+        message = f"`at position` does not go with `{data.kind}` data"
+        context.error("C405", message, place, "says no positions", help=help)
+        return None
     if data is None or split is None or target is None or ablation is None or metric is None:
         return None
     return TaskSpec(section.span, section.name.text, data, split, *target, ablation, metric)

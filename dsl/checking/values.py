@@ -283,7 +283,9 @@ def within_bounds(context: Context, field: Field, value: float, number: tree.Num
     high = field.maximum is not None and value > field.maximum
     if not low and not high:
         return True
-    fix = f"{number.text}%" if high and share and not number.unit and value <= 100 else None
+    # Where shares may pass 1, as targets up to 120% do, 1.3 is one that is too large, not one in percent.
+    percent = high and share and value >= (2 if (field.maximum or 0) > 1 else 0)
+    fix = f"{number.text}%" if percent and not number.unit and value <= 100 else None
     help = "did you mean percent?" if fix else ""
     context.error(
         "C303",

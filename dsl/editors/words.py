@@ -11,6 +11,7 @@ from dsl.analysis_quantities import SECTION_QUANTITIES
 from dsl.lexer import tables
 from dsl.recovery import SECTIONS
 from passes.options import METHODS
+from passes.tuning_options import TUNERS
 
 HEADER = "circ"
 FLAGS = frozenset({"true", "false"})
@@ -27,8 +28,8 @@ def keywords() -> frozenset[str]:
 
 
 def methods() -> frozenset[str]:
-    """Methods of discovery."""
-    return frozenset(METHODS)
+    """Methods of discovery and of tuning."""
+    return frozenset((*METHODS, *TUNERS))
 
 
 def functions() -> frozenset[str]:

@@ -102,7 +102,9 @@ class Analysis:
 
     def _parts(self) -> Iterator[Mention]:
         """The parts of names with a dot: a task and its subtask, a sweep before the number of its member."""
-        for node in tree.walk(self.document.parsed.file):
+        # A task in a condition (`accuracy(pairs.short)`) was read as a component: the checker knows it for a name.
+        resolved = [name for name, _ in self.watch.resolved if "." in name.text]
+        for node in (*tree.walk(self.document.parsed.file), *resolved):
             place = self.document.place(node.span) if isinstance(node, tree.Name) and "." in node.text else None
             if not isinstance(node, tree.Name) or not place:
                 continue

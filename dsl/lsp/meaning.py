@@ -6,8 +6,10 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from dsl import tree
-from dsl.schema import PREDICATES, SECTIONS, Field, Kind, MetricInfo, Quantity, QueryKind, method_fields
+from dsl.fields import option_table
+from dsl.schema import PREDICATES, SECTIONS, Field, Kind, MetricInfo, Quantity, QueryKind
 from passes.options import METHODS
+from passes.tuning_options import TUNERS
 
 MANY = 12
 
@@ -27,9 +29,8 @@ def meaning(word: str, known: Collection[str], what: str) -> str:
         case MetricInfo():
             return paragraphs(title, entry.doc)
         case type():
-            return (
-                _method(word, entry) if word in METHODS else paragraphs(title, " ".join((entry.__doc__ or "").split()))
-            )
+            doc = " ".join((entry.__doc__ or "").split())
+            return _method(word, entry) if word in METHODS or word in TUNERS else paragraphs(title, doc)
         case str():
             return paragraphs(title, entry)
         case (str(), *_) if str(entry[0]).startswith("."):
@@ -68,7 +69,7 @@ def _bounds(field: Field) -> str:
 
 
 def _method(name: str, options: type[Any]) -> str:
-    rows = [f"- `{each.name}`: {each.doc}" for each in method_fields(name).values()]
+    rows = [f"- `{each.name}`: {each.doc}" for each in option_table(options).values()]
     return paragraphs(code(f"{name} {{ … }}"), " ".join((options.__doc__ or "").split()), "\n".join(rows))
 
 

@@ -16,6 +16,7 @@ KINDS: Mapping[str, types.SymbolKind] = {
     "circuit": types.SymbolKind.Object,
     "sheaf": types.SymbolKind.Object,
     "query": types.SymbolKind.Function,
+    "vector": types.SymbolKind.Array,
     "let": types.SymbolKind.Constant,
     "include": types.SymbolKind.File,
 }

@@ -207,7 +207,7 @@ KNOWN = frozenset(
         "format", "version", "status", "reason", "result", "spec", "versions", "machine", "determinism", "models",
         "graphs", "tasks", "circuits", "curves", "queries", "checks", "evidence", "exports", "reports", "stages",
         "cache", "started", "seconds", "peak_memory_bytes", "files", "analyses",
-        "blocks", "clusters", "lesions", "drifts", "shrinks", "corpora",
+        "blocks", "clusters", "lesions", "drifts", "shrinks", "corpora", "vectors", "compositions",
     }
 )  # fmt: skip
 """Entries of a manifest that have sections of their own, or nothing to say."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dsl.report import about_analyses, about_results, about_run
+from dsl.report import about_analyses, about_compositions, about_results, about_run, about_vectors
 from dsl.report.about_circuits import circuit_section
 from dsl.report.content import Report, Section
 from dsl.report.reading import mapping, named, text
@@ -56,9 +56,11 @@ def make_report(
         about_run.summary(manifest, wanted),
         about_results.checks(manifest, wanted),
         *about,
+        about_compositions.compositions(manifest, wanted),
         about_results.curves(manifest, wanted),
         about_results.queries(manifest),
         about_analyses.analyses(manifest),
+        about_vectors.vectors(manifest),
         *about_run.others(manifest),
         about_run.traced(manifest, graphs),
         about_run.data(manifest),

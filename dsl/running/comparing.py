@@ -11,9 +11,11 @@ from typing import Any
 from dsl.options import DiffOptions
 from dsl.running.folder import CIRCUIT_MANIFEST, find_run, read_run, saved_circuits
 from dsl.running.progress import plain
+from graphir.algebra_overlap import HEADERS, overlap, overlap_rows
 from graphir.circuit import Circuit
 from graphir.diff import CircuitDiff, diff_circuits
 from graphir.display import render, simple_table
+from graphir.errors import GraphirError
 
 SETTINGS = ("versions", "machine", "determinism", "models", "tasks", "graphs")
 """Parts of a manifest that say what a run worked with."""
@@ -64,28 +66,33 @@ class RunDiff:
 @dataclass(frozen=True)
 class DiffAnswer:
     """The differences by circuit; `missing` are circuits that only one side has, with the side; `runs` is what else
-    differs between two runs, None where one side is a circuit alone."""
+    differs between two runs, None where one side is a circuit alone. `overlaps` say how much two circuits of one graph
+    share, as `graphir.algebra_overlap.CircuitOverlap.to_json` has it."""
 
     diffs: Mapping[str, CircuitDiff]
     missing: Mapping[str, str]
     top: int
     runs: RunDiff | None = None
+    overlaps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
 
     @property
     def same(self) -> bool:
-        """Whether both sides have the same circuits, with the same edges and nodes."""
+        """Whether both sides have the same circuits, with the same edges, nodes and weights."""
         return not self.missing and all(diff.same for diff in self.diffs.values())
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        circuits = {name: diff.to_json() for name, diff in self.diffs.items()}
+        circuits = {name: diff.to_json() | self._overlap(name) for name, diff in self.diffs.items()}
         data = {"same": self.same, "circuits": circuits, "missing": dict(self.missing)}
         result: dict[str, Any] = plain(data | ({} if self.runs is None else {"runs": self.runs.to_json()}))
         return result
 
+    def _overlap(self, name: str) -> dict[str, Any]:
+        return {"overlap": dict(self.overlaps[name])} if self.overlaps.get(name) else {}
+
     def __str__(self) -> str:
         parts = [f"{name}: only in {side}" for name, side in self.missing.items()]
-        parts += [format_diff(name, diff, self.top) for name, diff in self.diffs.items()]
+        parts += [format_diff(name, diff, self.top, self.overlaps.get(name, {})) for name, diff in self.diffs.items()]
         parts += [render(*self.runs.parts()).strip("\n")] if self.runs is not None else []
         return "\n\n".join([*filter(None, parts), "no differences" if self.same else ""]).rstrip()
 
@@ -97,11 +104,14 @@ def diff_paths(first: Path, second: Path, options: DiffOptions) -> DiffAnswer:
     runs = None if any(single) else diff_runs(read_run(find_run(first)), read_run(find_run(second)))
     if len(ours) == len(theirs) == 1:
         (name, here), (_, there) = next(iter(ours.items())), next(iter(theirs.items()))
-        return DiffAnswer({name: _diff(here, there)}, {}, options.top, runs)
+        diff, shares = _diff(here, there)
+        return DiffAnswer({name: diff}, {}, options.top, runs, {name: shares})
     shared = [name for name in ours if name in theirs]
     missing = {name: str(first) for name in ours if name not in theirs}
     missing |= {name: str(second) for name in theirs if name not in ours}
-    return DiffAnswer({name: _diff(ours[name], theirs[name]) for name in shared}, missing, options.top, runs)
+    found = {name: _diff(ours[name], theirs[name]) for name in shared}
+    diffs, overlaps = {n: each[0] for n, each in found.items()}, {n: each[1] for n, each in found.items()}
+    return DiffAnswer(diffs, missing, options.top, runs, overlaps)
 
 
 def diff_runs(before: Mapping[str, Any], after: Mapping[str, Any]) -> RunDiff:
@@ -168,18 +178,22 @@ def _short(value: Any) -> str:
     return text if len(text) <= MAX_WIDTH else f"{text[: MAX_WIDTH - 1]}…"
 
 
-def _diff(first: Path, second: Path) -> CircuitDiff:
-    return diff_circuits(Circuit.load(first), Circuit.load(second))
+def _diff(first: Path, second: Path) -> tuple[CircuitDiff, Mapping[str, Any]]:
+    """The differences, and the overlap as plain data; no overlap of circuits of different graphs."""
+    circuits = Circuit.load(first), Circuit.load(second)
+    try:
+        shared = overlap(*circuits, across_models=True).to_json()
+    except GraphirError:
+        shared = {}
+    return diff_circuits(*circuits), {part: each for part, each in shared.items() if part != "names"}
 
 
-def format_diff(name: str, diff: CircuitDiff, top: int) -> str:
-    """Counts, metrics of both, and at most `top` edges of each side."""
-    rows = [
-        ("edges", len(diff.edges_added), len(diff.edges_removed), len(diff.edges_shared), diff.edge_iou),
-        ("nodes", len(diff.nodes_added), len(diff.nodes_removed), len(diff.nodes_shared), diff.node_iou),
-    ]
+def format_diff(name: str, diff: CircuitDiff, top: int, shared: Mapping[str, Any]) -> str:
+    """Counts, what is shared by kind and layer, metrics of both, and at most `top` edges of each side."""
     headers = (name, "added", "removed", "shared", "IoU")
-    parts: list[Any] = [simple_table(headers, rows, headers[1:])]
+    parts: list[Any] = [simple_table(headers, diff.counts, headers[1:])]
+    if shared and not diff.same:
+        parts += ["", simple_table(HEADERS, overlap_rows(shared), HEADERS[1:])]
     if diff.metrics:
         parts += ["", simple_table(("metric", "before", "after"), diff.metrics, ("before", "after"))]
     for sign, names in (("+", diff.edges_added), ("-", diff.edges_removed)):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dsl.running.tables import METRICS, densities_text
+from graphir.algebra_overlap import HEADERS, overlap_rows
 from graphir.display import format_number, simple_table
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def sweep_parts(spec: SweepSpec, judged: Mapping[str, Judged]) -> list[Any]:
 
 def interference_parts(found: Interference) -> list[Any]:
     """What a composition and its parts do on each task, what the composition costs each part on its own task, and how
-    much the parts share."""
+    much the parts share, of the whole, by kind and in the layers with the most in common."""
     names = [*found.parts, found.name]
     metrics = list(dict.fromkeys((*METRICS[:2], *found.metrics.values(), *METRICS[2:])))
     measured = [each.metrics for circuits in found.measured.values() for each in circuits.values()]
@@ -57,9 +58,8 @@ def interference_parts(found: Interference) -> list[Any]:
     parts: list[Any] = [f"{found.name} = {found.formula} on each task of its parts:"]
     parts.append(simple_table(headers, rows, headers[2:]))
     parts += [_change_line(row, found) for row in found.changes()]
-    for part, shared in found.overlap.items():
-        iou, low = format_number(shared["iou"]), format_number(shared["iomin"])
-        parts.append(f"shared {part}: {shared['shared']:,} of {shared['union']:,}, IoU {iou}, IoMin {low}")
+    parts.append(f"what {', '.join(found.parts)} share:")
+    parts.append(simple_table(HEADERS, overlap_rows(found.overlap), HEADERS[1:]))
     if found.doubled:
         parts.append(f"weights counted more than once: {found.doubled:,}")
     return parts

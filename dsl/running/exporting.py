@@ -71,6 +71,15 @@ def export_analysis(run: Run, name: str, kind: str, path: Path, form: str) -> No
         raise DataError(f"`{name}` cannot be drawn as a {shape}: {MISSING.get(shape, 'it has no such form')}")
 
 
+def export_vector(run: Run, name: str, folder: Path) -> None:
+    """Save a task vector to a folder, as `graphir.TaskVector.load` and `import vector` read it."""
+    from dsl.running.tuning import obtain_vector
+
+    spec = next(each for each in run.spec.vectors if each.name == name)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    obtain_vector(spec, run.place).save(folder)
+
+
 MISSING = {
     "heatmap": "it has no matrix of distances",
     "dendrogram": "it has no tree",

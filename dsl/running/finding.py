@@ -19,6 +19,7 @@ from dsl.running.stage import Stage
 from dsl.running.storing import read_circuit, read_numbers, settled, write_circuit, write_numbers
 from dsl.spec import CircuitSpec, CompositionSpec
 from graphir.errors import TrainingError
+from passes.option import WeightOptions
 
 if TYPE_CHECKING:
     from dsl.running.workplace import Workplace
@@ -276,31 +277,40 @@ def batch_size_of(spec: AnyCircuit) -> int:
     return int(getattr(spec.method.options, "batch_size", 8)) if isinstance(spec, CircuitSpec) else 8
 
 
-def bounds_of(spec: CircuitSpec, graph: Graph, weights: int = 0) -> dict[str, Any]:
-    """The circuit's bounds as `passes.run` takes them; `weights` is the number of weights that the method masks."""
+def bounds_of(spec: CircuitSpec, graph: Graph, weights: int = 0, neurons: int = 0) -> dict[str, Any]:
+    """The circuit's bounds as `passes.run` takes them; `weights` is the number of weights that the method masks,
+    `neurons` that of neurons."""
     bounds: dict[str, Any] = {"density": spec.density, "edges": spec.edge_limit}
-    total = len(graph.nodes)
+    numbers = {"nodes": len(graph.nodes), "weights": weights, "neurons": neurons}
     for part in SHARES:
-        number = weights if part == "weights" else total
+        number = numbers[part]
         shares = [share for each in spec.constraints if (share := _share(each, part, number)) is not None]
         if spec.top is not None and getattr(spec.top, "part", "edges") == part and spec.top.fraction is not None:
             shares.append(spec.top.fraction)
-        if part == "nodes" and spec.top is not None and spec.top.part == part and spec.top.count is not None:
-            shares.append(spec.top.count / max(total, 1))
+        if number and spec.top is not None and spec.top.part == part and spec.top.count is not None:
+            shares.append(min(spec.top.count / number, 1.0))
         bounds |= {part: min(shares)} if shares else {}
     return bounds
 
 
 def bounds_on(spec: CircuitSpec, program: MaskedProgram) -> dict[str, Any]:
     """`bounds_of` for the weights that the circuit's method masks in a program."""
-    counted = any(each.quantity == "weights" for each in spec.constraints)
-    return bounds_of(spec, program.graph, masked_weights(spec.method, program) if counted else 0)
+    top = spec.top.part if spec.top is not None and spec.top.count is not None else ""
+    counted = top == "weights" or any(each.quantity == "weights" for each in spec.constraints)
+    weights = masked_weights(spec.method, program) if counted else 0
+    return bounds_of(spec, program.graph, weights, count_neurons(program) if top == "neurons" else 0)
+
+
+def count_neurons(program: MaskedProgram) -> int:
+    """How many neurons there are to mask."""
+    return max((stop for _, stop in program.neurons.values()), default=0)
 
 
 def masked_weights(method: MethodSpec, program: MaskedProgram) -> int:
     """How many weights the method's masks cover."""
-    wanted = {name: bool(getattr(method.options, name, False)) for name in ("embeddings", "outputs", "norms")}
-    return sum(program.traced.tensors[name].numel() for name in program.parameters_of(**wanted))
+    options = method.options
+    names = options.masked_parameters(program) if isinstance(options, WeightOptions) else program.maskable
+    return sum(program.traced.tensors[name].numel() for name in names)
 
 
 def _share(constraint: Any, part: str, total: int) -> float | None:

@@ -203,11 +203,14 @@ class EvidenceStage(Stage[Mapping[str, Any]]):
         return partial(discover, self.circuit)
 
     def _truth(self, place: Workplace) -> Collection[str] | None:
-        """The true edges of a built-in model, where they are known and the graph has them."""
+        """The true edges of a built-in model on its own task, where they are known and the graph has them."""
         from dsl.builtin.truth import ground_truth
 
         spec = self.circuit
-        if spec.graph.model.kind != "builtin" or spec.task is None:
+        model, task = spec.graph.model, spec.task
+        if model.kind != "builtin" or task is None or task.where is not None:
+            return None
+        if (task.data.kind, task.data.reference) != ("builtin", model.reference):
             return None
         try:
             edges = ground_truth(spec.graph.model.reference, spec.task.ablation)  # type: ignore[arg-type]

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from dsl.running.drifting import Drifted
     from dsl.running.grouping import Grouped
     from dsl.running.lesioning import Lesioned
+    from dsl.running.vectoring import FoundVector
     from dsl.spec import AnalysisCheckSpec
     from graphir.shrink import ShrinkReport
     from passes.analyze.distances.base import DistanceMatrix
 
 RESULTS: Mapping[str, str] = {
     "analysis": "analyses", "blocks": "blocks", "cluster": "clusters", "lesion": "lesions", "drift": "drifts",
-    "shrink": "shrinks",
+    "shrink": "shrinks", "vector": "vectors",
 }  # fmt: skip
 """Where a run keeps what it found of each kind."""
 SIGNIFICANT = 0.05
@@ -149,6 +150,15 @@ def _drift(found: Drifted, name: str, arguments: tuple[str, ...]) -> float:
     return float(moved.max() if arguments[0] == "largest" else moved.mean())
 
 
+def _vector(found: FoundVector, name: str, arguments: tuple[str, ...]) -> float:
+    if name in ("count", "density", "norm"):
+        return float(getattr(found.support, name))
+    if name in ("shared", "iou", "iomin"):
+        return float(found.support.overlap["weights"][name])
+    effect = found.effects[arguments[0] if arguments else found.own[0]]
+    return effect.gain if name == "gain" else float(effect.vector[name])
+
+
 def _extreme(sizes: list[int], which: str) -> int:
     return min(sizes) if which == "smallest" else max(sizes)
 
@@ -160,5 +170,5 @@ def _least(values: Iterable[float]) -> float:
 
 GAUGES: Mapping[str, Callable[[Any, str, tuple[str, ...]], float]] = {
     "analysis": _analysis, "blocks": _blocks, "cluster": _cluster, "lesion": _lesion, "shrink": _shrink,
-    "drift": _drift,
+    "drift": _drift, "vector": _vector,
 }  # fmt: skip

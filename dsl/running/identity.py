@@ -24,7 +24,7 @@ def identify(spec: ModelSpec, folder: Path) -> Mapping[str, Any] | None:
     """Source, hash of weights and of tokenizer files, type and device of a model. None for one that Python code makes.
     `UnavailableError` where its files are not here."""
     from dsl.builtin import find_builtin, hash_written
-    from dsl.model_files import find_gguf, locate_checkpoint
+    from dsl.model_files import find_gguf, find_tracr, locate_checkpoint
 
     if spec.kind == "python":
         return None
@@ -36,6 +36,9 @@ def identify(spec: ModelSpec, folder: Path) -> Mapping[str, Any] | None:
             identity = f"{spec.kind}:{found.name}@{hash_written(found.name)}"
     elif spec.kind == "gguf":
         path = find_gguf(spec.reference, folder, package=spec.package)
+        identity = _identity(spec.kind, path.name, path)
+    elif spec.kind == "tracr":
+        path = find_tracr(spec.reference, folder)
         identity = _identity(spec.kind, path.name, path)
     else:
         place = locate_checkpoint(spec.reference, folder, package=spec.package, revision=spec.revision)
@@ -90,12 +93,11 @@ def _file_digest(path: Path, size: int, modified: int) -> str:
 
 
 def _identity(kind: str, reference: str, found: Path) -> str:
-    from dsl.model_files import weight_files
+    from dsl.model_files import identifying_files
 
     if found.parent.parent.name == "snapshots":
         return f"{kind}:{reference}@{found.parent.name}"
-    files = [found] if found.is_file() else [found / "config.json", *weight_files(found)]
-    return f"{kind}:{reference}@{_digest_of(iter(files))}"
+    return f"{kind}:{reference}@{_digest_of(iter(identifying_files(found)))}"
 
 
 def _digest_of(files: Iterator[Path]) -> str:

@@ -16,6 +16,7 @@ from dsl.quantities import QUANTITIES
 from dsl.running.failures import located
 from dsl.running.finding import Found, batch_size_of
 from dsl.running.keys import circuit_digest, factors_digest
+from dsl.running.neurons import kept_neurons
 from dsl.running.sections.graphs import TraceStage
 from dsl.running.sections.tasks import TaskStage
 from dsl.running.stage import Stage
@@ -308,17 +309,15 @@ def size_of(circuit: Circuit, name: str, arguments: tuple[str, ...]) -> float | 
 
 
 def stability(circuits: Sequence[Circuit], part: str = "edges", index: str = "iou") -> float:
-    """The smallest overlap of what two of the circuits keep of a part (edges, nodes or weights): intersection over
-    union (iou), or over the smaller (iomin); 1 where both are empty, not-a-number for fewer than two circuits."""
+    """The smallest overlap of what two of the circuits keep of a part (edges, nodes, weights or neurons): intersection
+    over union (iou), or over the smaller (iomin); 1 where both are empty, not-a-number for fewer than two circuits."""
 
     def kept(circuit: Circuit) -> np.ndarray:
         if part == "weights":
             return np.concatenate(
                 [np.ravel(keep) for _, keep in sorted(circuit.weights.items())] or [np.zeros(0, bool)]
             )
-        if part not in ("edges", "nodes"):
-            raise GraphirError(f"`stability({part})` is not measured by this release", ["compare edges or nodes"])
-        return np.asarray(getattr(circuit, part))
+        return kept_neurons(circuit) if part == "neurons" else np.asarray(getattr(circuit, part))
 
     def overlap_of(first: np.ndarray, second: np.ndarray) -> float:
         whole = int((first | second).sum()) if index == "iou" else min(int(first.sum()), int(second.sum()))

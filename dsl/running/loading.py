@@ -55,7 +55,8 @@ def text_inputs(text: str, loaded: LoadedModel) -> dict[str, Tensor]:
     except DataError:
         if text != FALLBACK_TEXT:
             raise
-        ids = encode(known_word(tokenizer), tokenizer) * 4  # a tokenizer of few words does not know the fox
+        # A tokenizer of few words does not know the fox, and its model may read few positions.
+        ids = (encode(known_word(tokenizer), tokenizer) * 4)[: loaded.facts.context]
     rows = torch.tensor([ids] * TRACE_ROWS, device=device_of(loaded.model))
     return input_form(loaded).inputs(rows, torch.ones_like(rows))
 
@@ -124,7 +125,7 @@ def read_examples(spec: TaskSpec, whole: Spec, tokenizer: Tokenizer | None = Non
     from dsl.tasks.jsonl import read_jsonl
 
     if spec.data.kind == "jsonl":
-        return read_jsonl(whole.folder / spec.data.reference, limit=spec.data.options.get("n"))
+        return read_jsonl(whole.folder / spec.data.reference, limit=spec.data.options.get("n"), at=spec.position)
     kind = find_task(spec.data.reference)
     options = {name: value for name, value in spec.data.options.items() if value is not None}
     return kind.generate(options, single_token_test(tokenizer) if tokenizer is not None else None)

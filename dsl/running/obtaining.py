@@ -47,7 +47,7 @@ def compose(spec: CompositionSpec, place: Workplace) -> Found:
     sum is the union that it is a sum over."""
     operands = {each.name: obtain(each, place) for each in spec.operands}
     with located(f"composing `{spec.name}`", spec.span):
-        whole = _value(spec.formula, operands, spec.ablation.split()[0])
+        whole = _value(spec.formula, operands, spec.ablation)
         factors: Mapping[str, Any] = {}
         if not isinstance(whole, Circuit):
             factors, whole = whole.factors, whole.circuit
@@ -141,7 +141,7 @@ def read_import(spec: ImportSpec, place: Workplace) -> Found:
 
     graph, path = place.graph(spec.graph), place.spec.folder / spec.path
     with located(f"importing `{spec.name}`", spec.span):
-        ablation = spec.task.ablation.split()[0] if spec.task is not None else None
+        ablation = spec.task.ablation if spec.task is not None else None
         if spec.format == "circuit":
             found = _of_this_graph(Circuit.load(path), graph, path)
             _check_reference(spec, found)
@@ -183,7 +183,7 @@ def _of_this_graph(saved: Circuit, graph: Graph, path: Path) -> Circuit:
 
 def _check_reference(spec: ImportSpec, found: Circuit) -> None:
     """A saved circuit says what it was found against; the task it is judged on says so too."""
-    wanted = None if spec.task is None else spec.task.ablation.split()[0]
+    wanted = None if spec.task is None else spec.task.ablation
     if wanted is not None and found.ablation != wanted:
         raise DataError(
             f"the circuit was found against {found.ablation} ablation, `{spec.task and spec.task.name}` has {wanted}",

@@ -208,6 +208,7 @@ def make_plan(spec: Spec, options: PlanOptions) -> Plan:
     """See `dsl.execute.plan_spec`."""
     from dsl.running.planning_analyses import analysis_stages
     from dsl.running.planning_more import more_stages
+    from dsl.running.planning_vectors import vector_rows
 
     refuse_unsupported(spec)
     notes: list[str] = []
@@ -239,6 +240,7 @@ def make_plan(spec: Spec, options: PlanOptions) -> Plan:
             stages += _curve_stages(each, measure.against, len(measure.amounts), measure.span.line, work, gflops)
     stages += more_stages(spec, work_of, gflops)
     stages += analysis_stages(spec, models, graphs, tasks, gflops)
+    stages += vector_rows(spec, models, tasks, gflops)
     found = standings(spec, options)
     stages = _with_standings(stages, found)
     notes += [note for size in models.values() if size for note in size.notes]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 RESULTS = (
     "circuits", "compositions", "curves", "evidence", "queries", "checks", "analyses", "blocks", "clusters", "lesions",
-    "drifts",
+    "drifts", "vectors",
 )  # fmt: skip
 """Parts of a manifest whose numbers two runs of one specification have in common, bit for bit."""
 

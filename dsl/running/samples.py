@@ -173,6 +173,11 @@ def samples_of(data: Data, model: ModelSpec, place: Workplace, split: str | None
     task = place.task(data, model)
     parts = list(task.splits) if split is None else [split]
     rows = [row for part in parts for row in task.examples(part)]
+    if any(row.example.position not in (None, len(row) - 1) for row in rows):
+        raise DataError(
+            f"analyses look at the last token of a prompt, and task `{data.name}` reads its answers `at position`",
+            ["analyze a corpus, or a task that predicts `at last`"],
+        )
     return Samples.made(
         data.name, [row.input_ids for row in rows], pad=task.pad_id, masked=task.padding != "none",
         labels=[row.answer for row in rows], form=task.form,

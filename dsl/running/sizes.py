@@ -115,7 +115,7 @@ def tensor_shapes(spec: ModelSpec, folder: Path) -> dict[str, tuple[int, ...]]:
     """Shapes of a model's tensors from the headers of its files; empty where there are none to read."""
     from dsl.builtin import find_builtin, written_weights
     from dsl.gguf_header import read_header
-    from dsl.model_files import find_gguf, locate_checkpoint, weight_files
+    from dsl.model_files import find_gguf, find_tracr, locate_checkpoint, weight_files
 
     try:
         if spec.kind == "gguf":
@@ -124,6 +124,10 @@ def tensor_shapes(spec: ModelSpec, folder: Path) -> dict[str, tuple[int, ...]]:
             if (found := find_builtin(spec.reference)).source != "trained":
                 return {name: value.shape for name, value in written_weights(found.name).items()}
             return _safetensors_shapes(found.weights)
+        if spec.kind == "tracr":
+            from dsl.builtin.tracr import read_tracr
+
+            return {name: value.shape for name, value in read_tracr(find_tracr(spec.reference, folder)).arrays.items()}
         if spec.kind == "hf":
             place = locate_checkpoint(spec.reference, folder, package=spec.package, revision=spec.revision)
             files = weight_files(place if place.is_dir() else place.parent)

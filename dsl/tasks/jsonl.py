@@ -1,7 +1,9 @@
-"""Task data from a file of JSON lines: {"clean", "counterfactual", "answer", "distractor", "template"}. Torch-free.
+"""Task data from a file of JSON lines: {"clean", "counterfactual", "answer", "distractor", "template", "position"}.
+Torch-free.
 
 `clean` and `answer` are required. `counterfactual` and `distractor` may be left out or null; without `template` an
-example counts as a template of its own. Files of BLiMP (`sentence_good`, `sentence_bad`) are read as well.
+example counts as a template of its own. `position` is the token at which the answer is read, for tasks that predict
+`at position` (see `passes.examples.Example`). Files of BLiMP (`sentence_good`, `sentence_bad`) are read as well.
 """
 
 from __future__ import annotations
@@ -16,15 +18,18 @@ from graphir.names import closest
 from passes.examples import Example
 
 REQUIRED = ("clean", "answer")
-OPTIONAL = ("counterfactual", "distractor", "template")
+OPTIONAL = ("counterfactual", "distractor", "template", "position")
 FIELDS = REQUIRED + OPTIONAL
 
 MAX_LINE = 1 << 20
 """Longest line in bytes. A prompt is far shorter; a longer line is a file of another kind."""
 
 
-def read_jsonl(path: str | Path, *, limit: int | None = None, max_line: int = MAX_LINE) -> list[Example]:
-    """The examples of a file, the first `limit` when given; empty lines are skipped.
+def read_jsonl(
+    path: str | Path, *, limit: int | None = None, max_line: int = MAX_LINE, at: str | None = None
+) -> list[Example]:
+    """The examples of a file, the first `limit` when given; empty lines are skipped. `at` is where a task reads the
+    answer: with `position` every example says one, with `last` none does; None takes either.
 
     Raises UnavailableError when the file cannot be read, DataError with file and line when it is not UTF-8, not JSON,
     lacks a field, has one that is unknown or of the wrong type, has a line of more than `max_line` bytes, or is empty.
@@ -38,6 +43,7 @@ def read_jsonl(path: str | Path, *, limit: int | None = None, max_line: int = MA
                 number += 1
                 example = parse_line(line, f"{path.name}:{number}", max_line)
                 if example is not None:
+                    check_at(example, at)
                     examples.append(example)
     except OSError as error:
         raise UnavailableError(f"cannot read task data `{path}`: {error.strerror or error}") from None
@@ -77,7 +83,21 @@ def parse_line(line: bytes, source: str, max_line: int = MAX_LINE) -> Example | 
         distractor=record.get("distractor"),
         template=record.get("template") or source,
         source=source,
+        position=record.get("position"),
     )
+
+
+def check_at(example: Example, at: str | None) -> None:
+    """DataError where an example and its task disagree on where the answer is read."""
+    if at == "position" and example.position is None:
+        raise DataError(f"{example.source}: no field `position`, and the task reads the answer `at position`", [
+            "write the number of the token at which the answer is read, from 0", "or `predict … at last`"
+        ])  # fmt: skip
+    if at == "last" and example.position is not None:
+        raise DataError(
+            f"{example.source}: has a `position`, and the task reads the answer `at last`",
+            ["write `predict answer vs distractor at position`", "or leave the field out"],
+        )
 
 
 def check_fields(record: dict[str, Any], source: str) -> None:
@@ -91,6 +111,10 @@ def check_fields(record: dict[str, Any], source: str) -> None:
         if name not in record:
             raise DataError(f"{source}: no field `{name}`", [f"each line needs {' and '.join(REQUIRED)}"])
     for name, value in record.items():
+        if name == "position":
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+                raise DataError(f"{source}: `position` is a whole number from 0, not {json.dumps(value)[:40]}")
+            continue
         if not isinstance(value, str) and not (name in OPTIONAL and value is None):
             raise DataError(f"{source}: `{name}` is text, not {json_type(value)}")
         if isinstance(value, str) and not value and name in REQUIRED:

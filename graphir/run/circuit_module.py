@@ -46,7 +46,7 @@ class CircuitModule(nn.Module):
 
     Inputs are those of the model, named or positional as it was traced; the output is the model's own. What stands in
     for a part that is not kept is the circuit's ablation: under `interchange` its value on `counterfactual`, which has
-    the form of the inputs (a mapping, or a tuple); under `mean` the means that `take_means` has taken; under `noise`
+    the form of the inputs (a mapping, or a tuple); under means those that `take_means` has taken; under `noise`
     its value in a run with noisy embeddings; under `optimal` the circuit's constants; under `zero` nothing.
 
     The module owns no parameters and its `state_dict` is empty: masks belong to the circuit, weights to the model,
@@ -73,15 +73,16 @@ class CircuitModule(nn.Module):
         batch: Example = kwargs or args
         return self.program(batch, masks=self.masks, reference=self._reference(batch, counterfactual))
 
-    def take_means(self, batches: Iterable[Example], *, per_position: bool = False) -> None:
-        """Take the means over `batches` of inputs, for mean ablation; `per_position` keeps one for each position."""
-        self.reference = self.program.means(batches, per_position=per_position)
+    def take_means(self, batches: Iterable[Example]) -> None:
+        """Take the means over `batches` of inputs, for mean ablation: one for each position where the circuit was found
+        against `mean by position` or `mean by template`. Those of a template are of inputs of that template alone."""
+        self.reference = self.program.means(batches, per_position=self.circuit.ablation != "mean")
 
     def _reference(self, batch: Example, counterfactual: Example | Tensor | None) -> Reference:
         match self.circuit.ablation:
             case "zero":
                 return Reference()
-            case "mean":
+            case "mean" | "mean by position" | "mean by template":
                 if self.reference is None:
                     raise GraphirError(
                         "this circuit ablates to means, and there are none yet",

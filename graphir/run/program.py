@@ -10,7 +10,7 @@ attention, gates, softmax, stays the model's own traced code.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -177,7 +177,7 @@ class MaskedProgram(abc.ABC):
                 reference = replace(reference, entries={})  # for a run at some tokens, which this one cannot be
         self._check_masks(masks)
         with _told_of_shapes(self.traced, batch):
-            return self.run(self.bind(batch, masks.weights), masks, reference, positions)
+            return self.run(self.bind(batch, masks.weights, self.later(masks)), masks, reference, positions)
 
     @abc.abstractmethod
     def run(self, env: Env, masks: Masks, reference: Reference | None, positions: Tensor | None) -> list[Tensor]:
@@ -191,16 +191,23 @@ class MaskedProgram(abc.ABC):
         """The axis (negative) of a leaf's value along which it has units: features, or channels. Means keep it."""
         return -1
 
-    def bind(self, batch: Example, weights: Mapping[str, WeightMask] | None = None) -> Env:
-        """The graph's inputs and parameters, the latter masked by `weights` where given. Parameters are frozen: no
-        gradient reaches them, only the masks. Raises `DataError` for a mask of a parameter that is not there or of
-        another shape."""
+    def later(self, masks: Masks) -> Collection[fx.Node]:
+        """Parameters (their nodes) that a run masks itself, where it uses them; none of a program that does not."""
+        del masks
+        return ()
+
+    def bind(
+        self, batch: Example, weights: Mapping[str, WeightMask] | None = None, later: Collection[fx.Node] = ()
+    ) -> Env:
+        """The graph's inputs and parameters, the latter masked by `weights` where given, but for those to be masked
+        `later`. Parameters are frozen: no gradient reaches them, only the masks. Raises `DataError` for a mask of a
+        parameter that is not there or of another shape."""
         self._check_weights(weights or {})
         named = name_inputs(batch, self.traced.input_names)
         env: Env = dict(zip(self._placeholders, named.values(), strict=True))
         for node, name in self._parameters.items():
             value = self.traced.tensors[name].detach()
-            mask = None if weights is None else weights.get(name)
+            mask = None if weights is None or node in later else weights.get(name)
             if mask is not None:
                 value = mask(value) if callable(mask) else value * mask
             env[node] = value

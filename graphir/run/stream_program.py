@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, fx
@@ -15,6 +17,7 @@ from graphir.run.masked_run import MaskedRun, mask_neurons
 from graphir.run.masks import Masks
 from graphir.run.mix import Attribute
 from graphir.run.program import Env, MaskedProgram, Reference
+from graphir.run.remade import made_again, own_parameters
 from graphir.tracing.exported import Example
 from graphir.tracing.lift import Lifted
 from graphir.tracing.partition import partition_components
@@ -44,6 +47,7 @@ class StreamProgram(MaskedProgram):
                 steps.append(node)
         self.steps = (*steps, *(plan for plan in self.plans if plan.region.output))
         self.neurons = self._index_neurons()
+        self.own = own_parameters(self._parameters, self.steps, self._prologue.inputs)
 
     def _cut_prologue(self) -> Piece:
         """Everything that depends on no stream, cut to what the rest of the program uses."""
@@ -84,6 +88,12 @@ class StreamProgram(MaskedProgram):
             assert reference is not None
             return MaskedRun(self, self.prologue(env), masks, reference).outputs(positions)
         return _PlainRun(self, self.prologue(env), masks, reference).outputs(positions)
+
+    def later(self, masks: Masks) -> Collection[fx.Node]:
+        """Of a run with unmasked reads and a backward: what one component alone uses and a function masks."""
+        if masks.mixes or masks.weights is None or not torch.is_grad_enabled():
+            return ()
+        return {node for node, name in self.own.items() if callable(masks.weights.get(name))}
 
     def record(self, env: Env, *, hidden: bool) -> Reference:
         return self.record_from(self.prologue(env), hidden=hidden)
@@ -133,6 +143,7 @@ class _PlainRun:
 
     def __init__(self, program: StreamProgram, env: Env, masks: Masks, reference: Reference | None) -> None:
         self.program, self.env, self.masks, self.reference = program, env, masks, reference
+        self.later = program.later(masks)
 
     def outputs(self, positions: Tensor | None) -> list[Tensor]:
         env, results = self.env, []
@@ -140,10 +151,31 @@ class _PlainRun:
             if isinstance(step, fx.Node):
                 env[step] = step.target(*fx.map_arg(step.args, env.__getitem__))  # type: ignore[operator]
             elif step.region.output:
-                results += self.output(step, positions)
+                with self._masked(step):
+                    results += self.output(step, positions)
             else:
-                env[step.region.leaf] = self.leaf(step, [env[site.value] for site in step.region.sites])
+                with self._masked(step):
+                    env[step.region.leaf] = self.leaf(step, [env[site.value] for site in step.region.sites])
         return results
+
+    @contextmanager
+    def _masked(self, plan: ComponentPlan) -> Iterator[None]:
+        """While a component runs its own parameters are masked in `env`: see `graphir.run.remade`."""
+        own = [node for node in plan.whole.inputs if node in self.later] if plan.whole is not None else []
+        if not own:
+            yield
+            return
+        assert self.masks.weights is not None
+        plain = {node: self.env[node] for node in own}
+        makers = {}
+        for node, weight in plain.items():
+            mask = self.masks.weights[self.program.own[node]]
+            assert callable(mask)
+            makers[node] = partial(mask, weight)
+            self.env[node] = mask(weight)
+        with made_again([(self.env[node], make) for node, make in makers.items()]):
+            yield
+        self.env.update(plain)
 
     def output(self, plan: ComponentPlan, positions: Tensor | None) -> list[Tensor]:
         """The output tensor of an output component."""

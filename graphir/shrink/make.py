@@ -76,9 +76,10 @@ def _check(circuit: Circuit) -> None:
         raise GraphirError(
             "this circuit has no model behind it", ["load it with the model: `Circuit.load(folder, model)`"]
         )
-    if circuit.ablation in ("interchange", "noise") and _drops(circuit):
+    if circuit.ablation not in ("zero", "mean", "optimal") and _drops(circuit):
+        what = "the position" if circuit.ablation.startswith("mean") else "another run"
         raise ShrinkError(
-            f"ablation by {circuit.ablation} depends on another run: no module alone computes it",
+            f"what stands in under `{circuit.ablation}` depends on {what}: no module alone computes it",
             (
                 'take zeros or means: `circuit.with_(ablation="zero").shrink()`',
                 '`ablation="mean"` with `means=batches`',

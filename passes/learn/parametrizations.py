@@ -45,10 +45,14 @@ class Parametrization(abc.ABC):
         """Derivative of `expected`, a new tensor."""
         return _curve(torch.sigmoid(logits))
 
+    def drawn(self, logits: Tensor, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The mask and its slope, new tensors; without gradient."""
+        return self.mask(logits, uniform), self.slope(logits, uniform)
+
     def draw(self, logits: Tensor, uniform: Tensor | None) -> Tensor:
         """The mask with its gradient."""
         with torch.no_grad():
-            mask, slope = self.mask(logits, uniform), self.slope(logits, uniform)
+            mask, slope = self.drawn(logits, uniform)
         result: Tensor = _Sloped.apply(logits, mask, slope)  # type: ignore[no-untyped-call]
         return result
 
@@ -243,15 +247,13 @@ class UniformGradient(Parametrization):
     scale: float = 1.0
     alive: Callable[[Tensor], Tensor] | None = None
 
-    def draw(self, logits: Tensor, uniform: Tensor | None) -> Tensor:
+    def drawn(self, logits: Tensor, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
         """See the class."""
-        with torch.no_grad():
-            mask, slope = self.mask(logits, uniform), self.slope(logits, uniform)
-            if self.alive is not None:
-                alive = self.alive(mask > 0)
-                mask, slope = mask * alive, slope * alive
-        result: Tensor = _Sloped.apply(logits, mask, slope)  # type: ignore[no-untyped-call]
-        return result
+        mask, slope = super().drawn(logits, uniform)
+        if self.alive is None:
+            return mask, slope
+        alive = self.alive(mask > 0)
+        return mask * alive, slope * alive
 
     def mask(self, logits: Tensor, uniform: Tensor | None) -> Tensor:
         """See the class."""

@@ -51,6 +51,7 @@ class Part:
             key: kind([value], lr=rate, betas=betas, weight_decay=weight_decay, fused=value.device.type != "mps")
             for key, value in self.logits.items()
         }
+        self._start_afresh()
 
     @property
     def total(self) -> int:
@@ -160,10 +161,21 @@ class Part:
         self.epsilon = 1.0
         for key, value in self.logits.items():
             value.clamp_(-limit - self.offset, limit - self.offset)
-            if afresh:
-                self._optimizers[key].state.clear()
         if afresh:
+            self._start_afresh()
             self.mean_gradient = 0.0
+
+    def _start_afresh(self) -> None:
+        """Optimizers that have seen nothing. Their moments are made here and not by the first step: taken while a run
+        holds its activations, they would stay scattered among these, and the next run's would find no room between."""
+        for key, value in self.logits.items():
+            state = self._optimizers[key].state[value]
+            if not state:
+                on_device = {"device": value.device} if value.device.type != "mps" else {}
+                state["step"] = torch.zeros((), dtype=torch.float32, **on_device)  # type: ignore[arg-type]
+                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(value), torch.zeros_like(value)
+            for each in state.values():
+                each.zero_()
 
     # --- keeping ---------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,6 @@ from passes.base import Pass, RunContext, count_for, provenance_of
 from passes.learn.harden import keep_highest
 from passes.learn.parametrizations import HardConcrete
 from passes.learn.parts import Part
-from passes.selection import ablation_word
 
 
 def pinned_nodes(graph: Graph) -> np.ndarray:
@@ -99,7 +98,7 @@ def learned_circuit(
         for name, mask in weights_of_neurons(context.program, kept_neurons).items():
             weights[name] = weights[name] & mask if name in weights else mask
     circuit = Circuit(
-        graph, edges, nodes, scores=scores, ablation=ablation_word(context), weights=weights,
+        graph, edges, nodes, scores=scores, ablation=context.task.ablation, weights=weights,
         provenance=provenance_of(found, context, **more),
     )  # fmt: skip
     return circuit.on_path() if "edges" in parts or "nodes" in parts else circuit

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dsl.running import tables
 from dsl.running.failures import StageError, located
 from dsl.running.finding import CompareStage, Found, discover_stages, find_circuit
+from dsl.running.fitting import check_fit
 from dsl.running.judging import Judged, MeasureStage, check_constraints, judge
 from dsl.running.objectives import objective_options
 from dsl.running.stage import Section, Stage
@@ -27,6 +28,7 @@ class Circuits(Section):
 
     def carry_out(self, run: Run) -> None:
         """Each is saved as soon as it is found, and again when it is measured; those that others start from first."""
+        check_fit(run.spec.circuits, run.place)
         for spec in _in_order(run.spec.circuits):
             with _last_good_state(run, spec):
                 found = find_circuit(spec, run.place)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dsl.running.exporting import KINDS, export_analysis
+from dsl.running.exporting import KINDS, export_analysis, export_vector
 from dsl.running.failures import located
 from dsl.running.stage import Section
 
@@ -29,6 +29,8 @@ class Exports(Section):
                     with run.reporter.stage(f"write {target.path}", minor=True):
                         if spec.subject_kind in KINDS:
                             export_analysis(run, spec.subject, spec.subject_kind, now, target.format)
+                        elif spec.subject_kind == "vector":
+                            export_vector(run, spec.subject, now)
                         else:
                             export(run.subject(spec.subject, spec.subject_kind), now, target.format)
                 run.files.append(final)

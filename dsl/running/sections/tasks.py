@@ -12,6 +12,7 @@ from dsl.running.identity import data_identity
 from dsl.running.keys import describe
 from dsl.running.stage import Section, Stage
 from dsl.running.storing import read_numbers, write_numbers
+from dsl.running.vector_tasks import measured_on
 from graphir.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -64,22 +65,25 @@ class TaskStage(Stage[TaskFacts]):
 
 
 def used(spec: Spec) -> list[TaskStage]:
-    """Each task that a circuit uses, with each model it is used with, and each ablation it is used under."""
+    """Each task that a circuit or a vector uses, with each model and under each ablation it is used with."""
     found = {}
     named: tuple[AnyCircuit, ...] = (*spec.circuits, *spec.imports, *spec.compositions)
     for each in named:
         if each.task is not None:
             found[each.task.name, each.task.ablation, each.graph.model.name] = (each.task, each.graph.model)
+    for vector in spec.vectors:
+        for task in measured_on(vector, spec):
+            found[task.name, task.ablation, vector.model.name] = (task, vector.model)
     return [TaskStage(*pair) for pair in found.values()]
 
 
 class Tasks(Section):
-    """Prepares the tasks of a file. Nothing is shown: a task is there for the circuits."""
+    """Prepares the tasks of a file. Nothing is shown: a task is there for the circuits and vectors."""
 
     kind, order = "tasks", 20
 
     def carry_out(self, run: Run) -> None:
-        """All that a circuit uses."""
+        """All that a circuit or a vector uses."""
         run.results[self.kind] = [run.place.value(stage) for stage in used(run.spec)]
 
     def stages(self, spec: Spec, place: Workplace) -> Iterator[Stage[Any]]:

@@ -1,0 +1,94 @@
+"""Whether graphs have what circuits ask of them: looked at before anything is learned, so that a bound that leaves
+nothing in the last section of a file does not cost the work on those before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dsl.checking.masks import masks_of
+from dsl.running.failures import located
+from dsl.running.finding import bounds_of, bounds_on, count_neurons, discover_stages, masked_weights
+from graphir.errors import GraphirError
+
+if TYPE_CHECKING:
+    from dsl.running.workplace import Workplace
+    from dsl.spec import CircuitSpec
+    from graphir.diagnostics import Span
+    from graphir.ir import Graph
+
+NEED_PROGRAM = frozenset({"neurons", "weights"})
+"""Parts that only the masked program knows the number of: it is not made for circuits that are in the cache."""
+
+
+def check_fit(circuits: Sequence[CircuitSpec], place: Workplace) -> None:
+    """`StageError` at the first bound that leaves nothing, or less than what is always kept, and at the first method
+    that masks what its model has none of."""
+    for spec in circuits:
+        graph = place.graph(spec.graph)
+        _check_counts(spec, bounds_of(spec, graph), {"edges": len(graph.edges), "nodes": len(graph.nodes)}, graph)
+        asked = set(masks_of(spec.method)) & NEED_PROGRAM
+        if asked and not _is_cached(spec, place):
+            _check_program(spec, asked, place)
+
+
+def _check_program(spec: CircuitSpec, asked: set[str], place: Workplace) -> None:
+    """The same for neurons and weights."""
+    from passes.learn.results import check_neurons
+
+    learns, program = bool(getattr(spec.method.options, "learns", False)), place.program(spec.graph)
+    bounds, totals = bounds_on(spec, program), dict[str, int]()
+    with located(_doing(spec), spec.method.span):
+        if "neurons" in asked and (learns or "neurons" in bounds):
+            check_neurons(program)
+            totals["neurons"] = count_neurons(program)
+        if "weights" in asked and (learns or "weights" in bounds):
+            totals["weights"] = masked_weights(spec.method, program)
+    _check_counts(spec, bounds, totals, program.graph)
+
+
+def _check_counts(spec: CircuitSpec, bounds: Mapping[str, Any], totals: Mapping[str, int], graph: Graph) -> None:
+    from passes.base import count_for
+
+    for part, total in totals.items():
+        share = bounds.get("density" if part == "edges" else part)
+        if share is None:
+            continue
+        with located(_doing(spec), _span(spec, part)):
+            count = count_for(share, total)
+            least = _always_kept(spec, graph) if part == "nodes" else 0
+            if count < least:
+                raise GraphirError(
+                    f"{count} of {total} nodes are allowed, and {least} (inputs and outputs) are always kept",
+                    [f"allow at least {least / total:.3%}"],
+                )
+
+
+def _always_kept(spec: CircuitSpec, graph: Graph) -> int:
+    from passes.learn.results import pinned_nodes
+    from passes.selection import fixed_nodes
+
+    learns = getattr(spec.method.options, "learns", False)
+    return int((pinned_nodes(graph) if learns else fixed_nodes(graph)).sum())
+
+
+def _is_cached(spec: CircuitSpec, place: Workplace) -> bool:
+    """Whether every seed's circuit is in the cache."""
+    if place.cache is None:
+        return False
+    stages = discover_stages(spec).values()
+    try:
+        return all(place.cache.find(stage.kind, place.key(stage)) is not None for stage in stages)
+    except (GraphirError, OSError, ValueError):  # a damaged entry is computed anew
+        return False
+
+
+def _doing(spec: CircuitSpec) -> str:
+    return f"checking what `{spec.label}` asks of `{spec.graph.name}`"
+
+
+def _span(spec: CircuitSpec, part: str) -> Span:
+    """Where the size of a part is given."""
+    if spec.top is not None:
+        return spec.top.span
+    return next((each.span for each in spec.constraints if part in (each.part, each.quantity)), spec.method.span)
