@@ -36,7 +36,7 @@ from passes.tokenizing import single_token_filter
 TASKS = ("ioi", "anaphor_number", "determiner_noun", "subject_verb", "greater_than")
 # Settings that differ from the pass's defaults. The tasks ask for one of two words: the divergence over the vocabulary
 # hardly sees it where neither is likely (reflexives). Where the loss is near nothing no force balances a gradient, so
-# masks are shifted to their densities. Without steps on hard masks every other seed ends at chance.
+# masks are shifted to their densities. Without steps on hard masks some seeds end at chance.
 SETTINGS: dict[str, Any] = {
     "steps": 150, "hard_steps": 50, "batch_size": 16, "faithfulness": "two_logit", "control": "projection",
     "learning_rate": 0.1, "initial_spread": 2.0, "completeness": 0.0, "precision": "auto",
