@@ -134,7 +134,7 @@ _TABLES: dict[type[Any], Mapping[str, Field]] = {}
 def _read_table(options: type[Any]) -> Mapping[str, Field]:
     hints = get_type_hints(options)
     found = {}
-    for each in sorted(fields(options), key=lambda each: each.kw_only):
+    for each in sorted(fields(options), key=lambda each: each.kw_only is True):
         kind, values = _kind_of(hints[each.name], str(each.metadata.get("unit", "")))
         default = None if each.default is MISSING else each.default
         low, high, above = (each.metadata.get(name) for name in ("minimum", "maximum", "above"))

@@ -164,8 +164,8 @@ SECTIONS: Mapping[str, Section] = {
     "check": Section(
         "check CIRCUIT { kl <= 0.3   stability iou >= 0.5 over 3 seeds }",
         "Conditions that must hold on held-out examples; a run whose checks fail exits with 1. Of a sweep, every "
-        "member is checked. Analyses, blocks, clusters, lesions, drifts, smaller modules and vectors have conditions of "
-        "their own: `check b { count >= 3  score >= 0.2 }`.",
+        "member is checked. Analyses, blocks, clusters, lesions, drifts, smaller modules and vectors have conditions "
+        "of their own: `check b { count >= 3  score >= 0.2 }`.",
     ),
     "measure": Section(
         "measure CIRCUIT at density 10%, 5%, 1% against METHOD",

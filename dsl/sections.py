@@ -23,8 +23,8 @@ class Located(Record):
 
 @record
 class ModelSpec(Located):
-    """A model. `kind` is hf, gguf, builtin, tracr or python; with `package` the reference names an installed Python package
-    that holds the GGUF file."""
+    """A model. `kind` is hf, gguf, builtin, tracr or python; with `package` the reference names an installed Python
+    package that holds the GGUF file."""
 
     name: str
     kind: str

@@ -17,6 +17,7 @@ from graphir.circuit import Circuit
 from graphir.diagnostics import Source
 from graphir.run.masks import Masks
 from graphir.run.program import MaskedProgram
+from passes.lottery import Ticket, find_ticket
 from passes.option import WeightOptions
 from passes.options import METHODS
 from tests.attribution_reference import tiny
@@ -51,7 +52,8 @@ def test_embeddings_and_norms_are_masked_only_where_it_is_asked_for(method: str,
     it = tiny("llama", 1)
     expected = sizes(it.program, **asked)
     assert len(expected) > len(it.program.maskable) or not asked
-    circuit = passes.run(method, it.program, it.task, weights=0.3, **SHORT.get(method, {}), **asked)
+    options: dict[str, Any] = {**SHORT.get(method, {}), **asked}
+    circuit = passes.run(method, it.program, it.task, weights=0.3, **options)
     assert {name: mask.size for name, mask in circuit.weights.items()} == expected
     total = sum(expected.values())
     assert kept(circuit) == int(0.3 * total + 1e-9)
@@ -70,16 +72,13 @@ def test_magnitude_ranks_embeddings_and_norms_with_the_rest() -> None:
 
 def test_a_ticket_trains_what_it_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Norms that are masked get weights of their own, which are trained; else the model's stand."""
-    from passes import ticket
+    it, made = tiny("llama", 1), list[Ticket]()
 
-    it, made = tiny("llama", 1), list[ticket.Ticket]()
-    real = ticket.find_ticket
-
-    def watched(*args: Any, **options: Any) -> ticket.Ticket:
-        made.append(real(*args, **options))
+    def watched(*args: Any, **options: Any) -> Ticket:
+        made.append(find_ticket(*args, **options))
         return made[-1]
 
-    monkeypatch.setattr(ticket, "find_ticket", watched)
+    monkeypatch.setattr("passes.ticket.find_ticket", watched)
     for norms in (False, True):
         passes.run("imp", it.program, it.task, weights=0.5, rounds=1, steps=2, learning_rate=0.1, norms=norms)
     plain, asked = (
@@ -127,7 +126,7 @@ def test_masked_weights_are_made_for_each_component_and_again_in_the_backward() 
     values = {
         n: torch.rand(it.program.traced.tensors[n].shape, generator=generator).double() for n in sizes(it.program)
     }
-    made, gradients = dict[str, list[Any]](), []
+    made, gradients = dict[str, list[Any]](), list[dict[str, Any]]()
 
     def mask(name: str, leaf: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
         def masked(weight: torch.Tensor) -> torch.Tensor:

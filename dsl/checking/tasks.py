@@ -49,7 +49,7 @@ def check_task(context: Context, section: tree.Task) -> TaskSpec | None:
     ablation = check_ablation(context, found.get("ablate"))
     metric = _metric(context, found.get("metric"), found.get("predict"), target)
     if data is not None and target is not None and target[2] == "position" and data.kind != "jsonl":
-        help = "a data file says one for each example: `data jsonl \"examples.jsonl\"`"
+        help = 'a data file says one for each example: `data jsonl "examples.jsonl"`'
         place = found["predict"].at.span
         message = f"`at position` does not go with `{data.kind}` data"
         context.error("C405", message, place, "says no positions", help=help)

@@ -83,8 +83,8 @@ def overlap_blocks(found: Data, title: str) -> Iterator[Block]:
         (_layer(name), *(cell for own in layers.values() for cell in _counts(own.get(name, {})))) for name in names
     ]
     if by_layer:
-        headers = ("layer", *(f"{part}{what}" for part in layers for what in (" shared", ", union", ", IoU")))
-        yield table(headers, by_layer, f"{title}, layer by layer", limit=MOST)
+        columns = ("layer", *(f"{part}{what}" for part in layers for what in (" shared", ", union", ", IoU")))
+        yield table(columns, by_layer, f"{title}, layer by layer", limit=MOST)
 
 
 def _kept(groups: Any) -> dict[str, Data]:

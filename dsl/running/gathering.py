@@ -213,7 +213,7 @@ class EvidenceStage(Stage[Mapping[str, Any]]):
         if (task.data.kind, task.data.reference) != ("builtin", model.reference):
             return None
         try:
-            edges = ground_truth(spec.graph.model.reference, spec.task.ablation)  # type: ignore[arg-type]
+            edges = ground_truth(model.reference, task.ablation)  # type: ignore[arg-type]
             graph = place.graph(spec.graph)
             for edge in edges:
                 graph.edge(edge)

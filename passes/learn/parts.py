@@ -159,7 +159,7 @@ class Part:
         """Get ready for a step on hard masks (`passes.learn.learner.Phase`): logits within ±`limit`, ε at the mean
         gradient, and, if `afresh`, an optimizer that has seen nothing."""
         self.epsilon = 1.0
-        for key, value in self.logits.items():
+        for value in self.logits.values():
             value.clamp_(-limit - self.offset, limit - self.offset)
         if afresh:
             self._start_afresh()
@@ -171,8 +171,8 @@ class Part:
         for key, value in self.logits.items():
             state = self._optimizers[key].state[value]
             if not state:
-                on_device = {"device": value.device} if value.device.type != "mps" else {}
-                state["step"] = torch.zeros((), dtype=torch.float32, **on_device)  # type: ignore[arg-type]
+                place = torch.device("cpu") if value.device.type == "mps" else value.device
+                state["step"] = torch.zeros((), dtype=torch.float32, device=place)
                 state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(value), torch.zeros_like(value)
             for each in state.values():
                 each.zero_()
