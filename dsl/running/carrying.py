@@ -92,6 +92,7 @@ def run_spec(spec: Spec, options: RunOptions | None = None) -> RunResult:
     refuse_unsupported(spec)
     limit = read_limit(options.cache_limit)
     observers = open_observers(options.log, spec)
+    run = None
     with ExitStack() as ending:
         try:
             folder = RunFolder(options.out or default_folder(spec))
@@ -102,11 +103,13 @@ def run_spec(spec: Spec, options: RunOptions | None = None) -> RunResult:
             ending.callback(reporter.close)
             place = workplace_for(spec, reporter, options.cache, caching=options.caching, threads=options.threads)
             ending.callback(place.close)
-        except KeyboardInterrupt:
+            run = Run(spec, folder, reporter, place)
+            with _within(place.cache, limit), run.kept():
+                return run.carry_out()
+        except KeyboardInterrupt:  # before `kept`, or once more while it saves
+            if run is not None and run.found:
+                raise
             raise InterruptedRunError(_NOTHING) from None
-        run = Run(spec, folder, reporter, place)
-        with _within(place.cache, limit), run.kept():
-            return run.carry_out()
 
 
 @contextmanager

@@ -18,17 +18,19 @@ if TYPE_CHECKING:
     from graphir.ir import Graph
 
 NEED_PROGRAM = frozenset({"neurons", "weights"})
-"""Parts that only the masked program knows the number of: it is not made for circuits that are in the cache."""
+"""Parts that only the masked program knows the number of."""
 
 
 def check_fit(circuits: Sequence[CircuitSpec], place: Workplace) -> None:
     """`StageError` at the first bound that leaves nothing, or less than what is always kept, and at the first method
-    that masks what its model has none of."""
+    that masks what its model has none of. Circuits in the cache have fitted."""
     for spec in circuits:
+        if _is_cached(spec, place):
+            continue
         graph = place.graph(spec.graph)
         _check_counts(spec, bounds_of(spec, graph), {"edges": len(graph.edges), "nodes": len(graph.nodes)}, graph)
         asked = set(masks_of(spec.method)) & NEED_PROGRAM
-        if asked and not _is_cached(spec, place):
+        if asked:
             _check_program(spec, asked, place)
 
 
