@@ -436,7 +436,7 @@ class CsordasOptions(WeightOptions):
         "cross_entropy", "what is learned: the answer, or what the model says"
     )
     learning_rate: float = option(0.01, "learning rate of the logits", above=0)
-    initial: float = option(2.0, "logit at the start: kept with probability 0.88")
+    initial: float = option(4.0, "logit at the start: 4 keeps with probability 0.98, the published 2 with 0.88")
     alpha: float = option(1e-4, "price of each logit, divided by the batch size", minimum=0)
     clip: float = option(1.0, "largest norm of the gradient", above=0)
     outputs: bool = option(False, "mask the weights of the output, too, as published")

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphir.errors import GraphirError
+from passes.learn import harden
 from passes.learn.harden import keep_highest
 from passes.learn.initial import ranked
 from passes.learn.matryoshka import TopK, sigmoid_top_k
@@ -178,6 +179,33 @@ def test_the_highest_are_kept_exactly_and_ties_go_to_the_earlier(values: list[li
     flat = [value for row in values for value in row]
     wanted = sorted(range(len(flat)), key=lambda i: (-flat[i], i))[:count]
     assert sorted(kept.nonzero()[:, 0].tolist()) == sorted(wanted)
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_subnormal=False), min_size=1, max_size=40), st.data())
+def test_the_limit_found_by_digits_is_the_one_that_sorting_finds(values: list[float], data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, len(values)))
+    cut = data.draw(st.integers(0, len(values)))
+    tensors = [torch.tensor(part, dtype=torch.float32) for part in (values[:cut], values[cut:]) if part]
+    assert harden._by_digits(tensors, count) == sorted(values, reverse=True)[count - 1]
+
+
+def test_a_few_values_that_many_have_are_told_apart_without_sorting_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in masks that all start at one logit; the ties that fit go to the earlier."""
+    used, real = list[int](), harden._by_digits
+
+    def watched(values: list[torch.Tensor], count: int) -> float:
+        used.append(count)
+        return real(values, count)
+
+    monkeypatch.setattr(harden, "_by_digits", watched)
+    value = torch.full((6_000_000,), 2.0)
+    value[::1000], value[1::1000] = 2.5, -1.0
+    kept = keep_highest({"a": value}, 1_000_000)["a"]
+    assert used == [1_000_000]
+    assert int(kept.sum()) == 1_000_000
+    assert bool(kept[value == 2.5].all())
+    last = int((kept & (value == 2.0)).nonzero()[-1])
+    assert bool(kept[:last][value[:last] == 2.0].all())
 
 
 def test_the_highest_of_millions_are_kept_exactly() -> None:

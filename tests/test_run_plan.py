@@ -103,6 +103,23 @@ def plan_of(text: str, folder: Path) -> Plan:
     return plan_spec(spec_of(text, folder), PlanOptions(cache=folder / "cache"))
 
 
+def test_every_round_of_a_lottery_ticket_is_counted_from_where_it_is_rewound_to(tmp_path: Path) -> None:
+    text = HEAD + "sheaf ticket = discover g for pairs with imp { rounds: 3  steps: 50  rewind: 10  batch_size: 8 }\n"
+    (stage,) = (stage for stage in plan_of(text, tmp_path).stages if stage.name == "ticket: imp")
+    assert stage.backward == 50 + 3 * 40
+    assert stage.examples == 8 * stage.backward
+
+
+def test_attributions_to_start_from_are_counted(tmp_path: Path) -> None:
+    text = HEAD + "sheaf s = discover g for pairs with discogp { steps: 50  batch_size: 8  SET }\n"
+    text += "  subject to density(weights) <= 9%, edges <= 9\n"
+    backward = [
+        next(stage.backward for stage in plan_of(text.replace("SET", more), tmp_path).stages if "discogp" in stage.name)
+        for more in ("", "initial: ones")
+    ]
+    assert backward == [50 + 3, 50]  # 24 examples
+
+
 def test_measuring_is_planned_in_the_batches_that_are_measured() -> None:
     assert MEASURED_TOKENS == TOKENS
 

@@ -14,7 +14,8 @@ from dsl.checking.methods import check_method, check_options
 from dsl.checking.references import find_circuits
 from dsl.checking.values import amount_of, plain_number
 from dsl.schema import QUANTITIES, SCALES
-from dsl.spec import AnyCircuit, CheckSpec, CircuitSpec, Condition, EvidenceSpec, MeasureSpec
+from dsl.spec import AnyCircuit, CheckSpec, CircuitSpec, Condition, EvidenceSpec, MeasureSpec, MethodSpec
+from graphir.diagnostics import Span
 from passes.options import METHODS
 
 MAX_SEEDS = 100
@@ -166,11 +167,28 @@ def check_measure(context: Context, section: tree.Measure) -> MeasureSpec | None
                 help="declare a circuit for each size, or compare with `eap_ig`",
             )
             good = False
+        elif method:
+            good &= _ranks_edges(context, use.name.span, f"`{method.name}`", method)
+    for name, meant in zip(section.circuits, named, strict=True):
+        for each in meant or ():
+            if isinstance(each, CircuitSpec):
+                good &= _ranks_edges(context, name.span, f"`{each.name}`", each.method)
     if not good or None in named or None in amounts or None in against or scale is None:
         return None
     circuits = [circuit for each in named for circuit in each or ()]
     found = tuple(amount for amount in amounts if amount is not None)
     return MeasureSpec(section.span, tuple(circuits), scale, found, tuple(m for m in against if m))
+
+
+def _ranks_edges(context: Context, span: Span, subject: str, method: MethodSpec) -> bool:
+    """A curve goes through circuits of the edges that a method ranks highest."""
+    masked = masks_of(method)
+    if "edges" in masked:
+        return True
+    message = f"{subject} has no ranking of edges to measure at other sizes"
+    label = f"`{method.name}` masks {' and '.join(masked)}"
+    context.error("C405", message, span, label, help="declare a circuit for each size")
+    return False
 
 
 def _amount(context: Context, written: tree.Amount, scale: str) -> float | None:

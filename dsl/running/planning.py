@@ -342,14 +342,20 @@ def _circuit_stages(circuit: CircuitSpec, work: Work, gflops: float) -> Iterator
 def learning_stage(circuit: CircuitSpec, work: Work, seeds: int, gflops: float) -> Stage:
     """Learning the circuit from so many seeds."""
     options = circuit.method.options
-    steps = (int(getattr(options, "steps", 1)) + int(getattr(options, "hard_steps", 0))) * seeds
+    steps = _optimizer_steps(options) * seeds
     forward, backward, reads, examples = 3 * steps, steps, 3.0 * steps, steps * work.batch
-    if getattr(options, "initial", "") == "eap" and circuit.origin is None:
+    if getattr(options, "initial", "") in ("eap", "attribution") and circuit.origin is None:
         batches = seeds * math.ceil(min(WARM_START_EXAMPLES, work.examples["train"]) / work.batch)
         forward, backward, reads = forward + 3 * batches, backward + batches, reads + batches
         examples += seeds * min(WARM_START_EXAMPLES, work.examples["train"])
     name = f"{circuit.name}: {circuit.method.name}" + (f", {seeds} seeds" if seeds > 1 else "")
     return work.stage(name, circuit.span.line, examples, forward, backward, reads, gflops)
+
+
+def _optimizer_steps(options: Any) -> int:
+    """Of one seed: of the masks, or of the weights in all rounds, each but the first from where they go back to."""
+    steps, rounds = int(getattr(options, "steps", 1)), int(getattr(options, "rounds", 0))
+    return steps + int(getattr(options, "hard_steps", 0)) + rounds * max(steps - int(getattr(options, "rewind", 0)), 0)
 
 
 def _ranking_stage(name: str, method: MethodSpec, line: int, work: Work, gflops: float) -> Stage:

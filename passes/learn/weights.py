@@ -17,6 +17,9 @@ from torch.autograd.function import once_differentiable
 from passes.learn.noise import uniform_like
 from passes.learn.parametrizations import Parametrization
 
+_MAPPED = (32 << 20) + (1 << 16)
+"""Bytes of which the C library asks the system for memory apart (`mallopt`, M_MMAP_THRESHOLD at its highest)."""
+
 
 class WeightMask:
     """One parameter's mask as `graphir.run.masks.Masks.weights` takes it: called with the weight, gives W · m, or with
@@ -49,7 +52,10 @@ class WeightMask:
     def masked(self, weight: Tensor) -> Tensor:
         """The masked weight, without gradient."""
         mask = self.parametrization.mask(self._shifted(), self._uniform())
-        return (1 - mask if self.complement else mask).mul_(weight).to(weight.dtype)
+        mask = 1 - mask if self.complement else mask
+        if weight.dtype != mask.dtype:
+            return mask.mul_(weight).to(weight.dtype)
+        return torch.mul(mask, weight, out=_apart(weight))
 
     def gradient(self, grad: Tensor, weight: Tensor) -> Tensor:
         """∂L/∂logits from ∂L/∂(masked weight), in one new tensor."""
@@ -63,6 +69,14 @@ class WeightMask:
 
     def _uniform(self) -> Tensor | None:
         return uniform_like(self.logits, *self.where) if self.parametrization.noisy else None
+
+
+def _apart(like: Tensor) -> Tensor:
+    """Room for a tensor that goes before those made after it. In the heap it would leave a hole among them, of which
+    they take a part, too little for the next such tensor; of what lies apart only what is written takes memory."""
+    if like.device.type != "cpu":
+        return torch.empty_like(like, memory_format=torch.contiguous_format)
+    return like.new_empty(max(like.numel(), _MAPPED // like.element_size()))[: like.numel()].view(like.shape)
 
 
 class _MaskedWeight(torch.autograd.Function):
