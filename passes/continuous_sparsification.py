@@ -19,7 +19,7 @@ from passes.learn.learner import Phase, Settings
 from passes.learn.objectives import Objective
 from passes.learn.parametrizations import ScheduledSigmoid
 from passes.learn.running import learn_circuit
-from passes.options import ContinuousSparsificationOptions
+from passes.learned_options import ContinuousSparsificationOptions
 
 
 @dataclass(frozen=True)

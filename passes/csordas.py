@@ -21,7 +21,7 @@ from passes.learn.learner import Phase, Settings
 from passes.learn.objectives import Objective
 from passes.learn.parametrizations import GumbelSigmoid
 from passes.learn.running import learn_circuit
-from passes.options import CsordasOptions
+from passes.learned_options import CsordasOptions
 
 
 @dataclass(frozen=True)

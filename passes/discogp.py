@@ -11,7 +11,7 @@ multipliers, a start from attributions, no weight decay, and one mask for all he
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,16 +24,21 @@ from graphir.errors import GraphirError
 from passes.base import Pass, RunContext
 from passes.eap import score_edges
 from passes.learn.control import Constant, Control, Lagrangian, Projection, Ramp, Schedule
-from passes.learn.initial import HIGHEST, attributed_weights, density_of_origin, ranked
+from passes.learn.initial import HIGHEST, attributed_weights, density_of_origin, is_attributed, ranked
 from passes.learn.learner import Phase, Settings
 from passes.learn.objectives import Objective
 from passes.learn.parametrizations import GumbelSigmoid, HardConcrete, Parametrization
 from passes.learn.parts import PARTS, Part
 from passes.learn.results import check_neurons, pinned_nodes
 from passes.learn.running import learn_circuit
-from passes.options import DiscogpOptions
+from passes.learned_options import DiscogpOptions
 
 _EXAMPLES = 64
+_TRAVELS = (8.0, 6.0)
+"""How far logits of edges (nodes, neurons), and of weights, can move: the steps times the rate. As far as they need and
+no faster: at higher rates what a compiled program needs is closed before it is felt."""
+_RAMP_RATES = (0.2, 0.1)
+"""Where the masks themselves say how many are kept, and so have to get below zero."""
 _WEIGHT_LIKE = frozenset({"weights", "neurons"})
 
 
@@ -51,9 +56,10 @@ class Discogp(DiscogpOptions, Pass):
             completeness_from=self.completeness_from, completeness_every=self.completeness_every,
         )  # fmt: skip
         phases = self._phases(frozenset(wanted))
+        rates = {name: self._rate(name, _steps_of(name, phases)) for name in wanted}
         return learn_circuit(
             self, context,
-            lambda fresh: self._parts(context, wanted, fresh=fresh),
+            lambda fresh: self._parts(context, rates, fresh=fresh),
             lambda parts: self._controls(context, parts, phases),
             Objective.of(context.task, self.faithfulness, completeness=self.completeness > 0), settings, phases,
             self.precision,
@@ -88,41 +94,61 @@ class Discogp(DiscogpOptions, Pass):
 
     # --- what learns -------------------------------------------------------------------------------------------------
 
-    def _parts(self, context: RunContext, wanted: tuple[str, ...], *, fresh: bool) -> dict[str, Part]:
+    def _rate(self, name: str, steps: int) -> float:
+        """Of a part that learns for so many steps: as given, or such that it moves its logits as far as it needs."""
+        given = self.weight_learning_rate if name == "weights" else self.learning_rate
+        if given is not None:
+            return given
+        if self.control == "ramp":
+            return _RAMP_RATES[name == "weights"]
+        return _TRAVELS[name == "weights"] / steps
+
+    def _parts(self, context: RunContext, rates: Mapping[str, float], *, fresh: bool) -> dict[str, Part]:
         gumbel = GumbelSigmoid(self.temperature, self.estimator, self.sharpen)
         small: Parametrization = gumbel if self.small_masks == "gumbel" else HardConcrete()
-        warm = self.initial == "attribution" and fresh
         found: dict[str, Part] = {}
-        if "weights" in wanted:
-            start = self._weights(context, warm=warm)
-            found["weights"] = Part(
-                "weights", start, gumbel, rate=self.weight_learning_rate, epsilon=self.gradient_floor
-            )
+        starts = self._attributed(context, rates) if self.initial == "attribution" and fresh else {}
+        if "weights" in rates:
+            start = starts.get("weights") or self._open_weights(context)
+            found["weights"] = Part("weights", start, gumbel, rate=rates["weights"], epsilon=self.gradient_floor)
         sizes = {
             "neurons": max((stop for _, stop in context.program.neurons.values()), default=0),
             "nodes": len(context.graph.nodes), "edges": len(context.graph.edges),
         }  # fmt: skip
         device = context.program.device
-        for name in (name for name in wanted if name in sizes):
-            values = torch.full((sizes[name],), HIGHEST if name == "nodes" else self.initial_logit)
-            if name == "edges" and warm and context.origin is None:
-                density = context.bound("edges")
-                scores = np.abs(score_edges(context, batch_size=self.batch_size, examples=_EXAMPLES))
-                values = ranked(scores, 0.5 if density is None else density, self.initial_spread)
+        for name in (name for name in rates if name in sizes):
+            values = torch.full((sizes[name],), self.initial_logit if name == "edges" else HIGHEST)
+            logits = starts.get(name, {name: values.to(device)})
             pinned = torch.as_tensor(pinned_nodes(context.graph), device=device) if name == "nodes" else None
-            found[name] = Part(name, {name: values.to(device)}, small, rate=self.learning_rate, pinned=pinned)
+            found[name] = Part(name, logits, small, rate=rates[name], pinned=pinned)
         return found
 
-    def _weights(self, context: RunContext, *, warm: bool) -> dict[str, Tensor]:
-        program = context.program
-        names = list(self.masked_parameters(program))
-        if warm:
-            bound = context.bound("weights")
-            density = 0.5 if bound is None else bound
-            return attributed_weights(
-                context, names, density, batch_size=self.batch_size, examples=_EXAMPLES, spread=self.initial_spread
-            )
-        tensors = program.traced.tensors
+    def _attributed(self, context: RunContext, wanted: Iterable[str]) -> dict[str, dict[str, Tensor]]:
+        """Logits of edges and weights by attribution. Where too few of either have one all are on, and edges by their
+        share of the largest a little further."""
+        device = context.program.device
+        densities = {name: 0.5 if (bound := context.bound(name)) is None else bound for name in wanted}
+        found: dict[str, dict[str, Tensor]] = {}
+        on: dict[str, dict[str, Tensor]] = {}
+        if "edges" in wanted and context.origin is None:
+            scores = np.abs(score_edges(context, batch_size=self.batch_size, examples=_EXAMPLES))
+            shares = torch.as_tensor(scores / max(scores.max(), np.finfo(np.float32).tiny), dtype=torch.float32)
+            on["edges"] = {"edges": (self.initial_logit + shares).to(device)}
+            if not is_attributed([torch.as_tensor(scores)], densities["edges"]):
+                return on
+            found["edges"] = {"edges": ranked(scores, densities["edges"], self.initial_spread).to(device)}
+        if "weights" in wanted:
+            weights = attributed_weights(
+                context, list(self.masked_parameters(context.program)), densities["weights"],
+                batch_size=self.batch_size, examples=_EXAMPLES, spread=self.initial_spread,
+            )  # fmt: skip
+            if weights is None:
+                return on
+            found["weights"] = weights
+        return found
+
+    def _open_weights(self, context: RunContext) -> dict[str, Tensor]:
+        tensors, names = context.program.traced.tensors, self.masked_parameters(context.program)
         return {name: torch.full_like(tensors[name], self.initial_logit, dtype=torch.float32) for name in names}
 
     # --- when and how far --------------------------------------------------------------------------------------------
@@ -150,7 +176,7 @@ class Discogp(DiscogpOptions, Pass):
     def _controls(self, context: RunContext, parts: Mapping[str, Part], phases: list[Phase]) -> dict[str, Control]:
         found: dict[str, Control] = {}
         for name, part in parts.items():
-            steps = sum(phase.steps for phase in phases if name in phase.learning and not phase.hard)
+            steps = _steps_of(name, phases)
             warmup, bound = round(self.warmup * steps), context.bound(name)
             if self.control == "ramp":
                 found[name] = Ramp(
@@ -168,3 +194,8 @@ class Discogp(DiscogpOptions, Pass):
                 else Lagrangian(schedule, self.lambda_learning_rate)
             )
         return found
+
+
+def _steps_of(name: str, phases: Iterable[Phase]) -> int:
+    """In how many a part learns, apart from those on hard masks; at least 1."""
+    return max(sum(phase.steps for phase in phases if name in phase.learning and not phase.hard), 1)

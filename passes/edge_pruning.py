@@ -31,7 +31,7 @@ from passes.learn.parametrizations import HardConcrete
 from passes.learn.parts import Part
 from passes.learn.results import pinned_nodes
 from passes.learn.running import learn_circuit
-from passes.options import EdgePruningOptions
+from passes.learned_options import EdgePruningOptions
 
 _EAP_EXAMPLES = 64
 

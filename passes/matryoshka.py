@@ -16,7 +16,7 @@ from passes.learn.learner import Phase, Settings
 from passes.learn.matryoshka import TopK
 from passes.learn.objectives import Objective
 from passes.learn.running import learn_circuit
-from passes.options import MatryoshkaOptions
+from passes.learned_options import MatryoshkaOptions
 
 
 @dataclass(frozen=True)

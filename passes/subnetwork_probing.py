@@ -20,7 +20,7 @@ from passes.learn.learner import Phase, Settings
 from passes.learn.objectives import Objective
 from passes.learn.parametrizations import HardConcrete
 from passes.learn.running import learn_circuit
-from passes.options import SubnetworkProbingOptions
+from passes.learned_options import SubnetworkProbingOptions
 
 
 @dataclass(frozen=True)

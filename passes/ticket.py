@@ -21,8 +21,8 @@ from graphir.errors import SaveFormatError, TrainingError
 from graphir.run.masks import Masks
 from graphir.run.program import MaskedProgram
 from passes.base import Pass, RunContext, provenance_of
+from passes.learned_options import ImpOptions
 from passes.lottery import Round, Ticket, find_ticket
-from passes.options import ImpOptions
 from passes.training import Training, model_accuracy
 
 _STAGE = "imp"

@@ -26,7 +26,7 @@ from passes.learn.parts import Part
 from passes.learn.results import entries_of, pinned_nodes
 from passes.learn.running import learn_circuit
 from passes.learn.uniform import NodeComplexity, OnPath, UniformPart
-from passes.options import UgsOptions
+from passes.learned_options import UgsOptions
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from dsl.running.carrying import run_spec
 from graphir.circuit import Circuit
 from graphir.errors import GraphirError
 from passes.base import Pass, RunContext, keep_top, provenance_of
-from passes.options import EdgePruningOptions
+from passes.learned_options import EdgePruningOptions
 from tests.running import trace_once
 
 PAUSE = 0.004

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import passes
+from dsl.builtin.truth import ground_truth, prepare
 from graphir.circuit import Circuit
 from graphir.errors import DataError, GraphirError
 from graphir.run.circuit_module import hard_masks
@@ -18,6 +19,7 @@ from passes.discogp import Discogp
 from passes.learn.learner import Learner
 from passes.learn.results import weights_of_neurons
 from passes.measure import Evaluator
+from passes.task import Ablation
 from tests.learning import KNOWN, Recorder, names, toy
 
 
@@ -54,7 +56,8 @@ def test_weights_alone_and_their_complement() -> None:
 def test_training_ends_near_the_target() -> None:
     program, task = toy(480)
     seen = Recorder()
-    passes.run("discogp", program, task, parts="weights", weights=0.2, steps=150, completeness=0.0, observer=seen)
+    options: dict[str, Any] = {"parts": "weights", "steps": 150, "completeness": 0.0, "weight_learning_rate": 0.1}
+    passes.run("discogp", program, task, weights=0.2, observer=seen, **options)
     assert seen.steps[-1]["density"] == pytest.approx(0.2, rel=0.1)
 
 
@@ -81,7 +84,9 @@ def test_options_run(options: dict[str, Any]) -> None:
     assert found.densities()["weights"] == pytest.approx(0.3, abs=1e-4)
 
 
-def test_masks_that_start_all_on_are_as_open_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def first_logits(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
+    """The different logits that parts have when learning would begin; filled by a run, which stops there."""
     seen: dict[str, list[float]] = {}
 
     def watched(learner: Learner) -> int:
@@ -90,15 +95,57 @@ def test_masks_that_start_all_on_are_as_open_as_asked(monkeypatch: pytest.Monkey
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Learner, "learn", watched)
+    return seen
+
+
+def test_masks_that_start_all_on_are_as_open_as_asked(first_logits: dict[str, list[float]]) -> None:
     with pytest.raises(KeyboardInterrupt):
-        sheaf(edges=8, weights=0.3, initial="ones", initial_logit=4.0)
-    assert seen == {"weights": [4.0], "edges": [4.0]}
+        sheaf(edges=8, weights=0.3, initial="ones", initial_logit=3.0)
+    assert first_logits == {"weights": [3.0], "edges": [3.0]}
+
+
+@pytest.mark.parametrize(("name", "edges"), [("induction", 5), ("token_fraction", 4)])
+def test_attributions_are_where_masks_start_unless_saturated_attention_leaves_too_few(
+    name: str, edges: int, first_logits: dict[str, list[float]]
+) -> None:
+    program, task = toy(480) if name == "induction" else (prepare(name).program, prepare(name).task)
+    with pytest.raises(KeyboardInterrupt):
+        passes.run("discogp", program, task, edges=edges, weights=0.1)
+    if name == "induction":
+        assert len(first_logits["edges"]) > 5 and len(first_logits["weights"]) > 1000
+    else:
+        assert first_logits == {"weights": [6.0], "edges": [6.0, 7.0]}
+
+
+@pytest.mark.parametrize(("name", "ablation"), [("token_fraction", "interchange"), ("histogram", "zero")])
+def test_the_defaults_find_the_exact_edges_of_programs_with_saturated_attention(name: str, ablation: Ablation) -> None:
+    setting, truth = prepare(name, ablation), ground_truth(name, ablation)
+    found = passes.run("discogp", setting.program, setting.task, edges=len(truth), weights=0.3, seed=1)
+    assert names(found) == truth
+    assert Evaluator(setting.program, setting.task).measure_circuit(found)["accuracy"] == 1.0
+
+
+def test_how_far_logits_can_move_does_not_depend_on_the_number_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[dict[str, float]] = []
+
+    def watched(learner: Learner) -> int:
+        rates.append({name: part.rate for name, part in learner.parts.items()})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Learner, "learn", watched)
+    for options in ({"steps": 40}, {"steps": 80}, {"steps": 80, "order": "weights_edges", "first": 0.75},
+                    {"steps": 80, "learning_rate": 0.3, "weight_learning_rate": 0.2}):  # fmt: skip
+        with pytest.raises(KeyboardInterrupt):
+            sheaf(edges=8, weights=0.3, **options)
+    assert rates == [
+        {"weights": 0.15, "edges": 0.2}, {"weights": 0.075, "edges": 0.1},
+        {"weights": pytest.approx(6 / 60), "edges": pytest.approx(8 / 20)}, {"weights": 0.2, "edges": 0.3},
+    ]  # fmt: skip
 
 
 def test_the_published_ramp_needs_no_bounds_and_a_higher_lambda_keeps_less() -> None:
     kept = [
-        sheaf(control="ramp", sparsity_weight=weight, ramp_highest=5.0, steps=50, parts="weights edges").densities()
-        for weight in (0.01, 3.0)
+        sheaf(control="ramp", sparsity_weight=weight, ramp_highest=5.0, steps=80).densities() for weight in (0.01, 3.0)
     ]
     assert kept[1]["weights"] < kept[0]["weights"]
     assert kept[1]["edges"] < kept[0]["edges"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -80,6 +81,16 @@ def test_multipliers_end_at_the_target_without_shooting_past_it(initial: float, 
     densities = train(Lagrangian(Schedule(target)), steps, initial)
     assert densities[-1] == pytest.approx(1 - target, rel=0.05)
     assert min(densities) > 0.2 * (1 - target)  # from all open with no warm-up, the density falls through at first
+
+
+def test_a_higher_target_above_one_pushes_harder() -> None:
+    forces = [
+        [control.force(0.5, step, 1.0) for step in range(10)]
+        for control in (Lagrangian(Schedule(target)) for target in (0.9, 1.0, 1.05, 1.2))
+    ]
+    for weaker, stronger in pairwise(forces):
+        assert stronger[0] >= weaker[0] and stronger[-1] >= weaker[-1]
+    assert forces[3][-1] > forces[2][-1] > forces[1][-1]
 
 
 def test_multipliers_keep_pushing_for_a_target_above_one() -> None:

@@ -68,8 +68,8 @@ def test_bad_options_are_errors(options: dict[str, int | str], message: str) -> 
 
 
 def test_asking_for_more_examples_than_there_are_is_an_error() -> None:
-    with pytest.raises(DataError, match=r"has about \d+ different examples, 50000 were asked for"):
-        find_task("subject_verb").generate({"n": 50_000})
+    with pytest.raises(DataError, match=r"has about \d+ different examples, 500000 were asked for"):
+        find_task("subject_verb").generate({"n": 500_000})
 
 
 @pytest.mark.parametrize("name", sorted(TASK_MODULES))

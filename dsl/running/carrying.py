@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from graphir.ir import Graph
 
 RESUME = "the same command goes on from here"
-_NOTHING = "interrupted before there was a circuit; nothing was written"
+_NOTHING = "interrupted; nothing was written"
 
 
 @dataclass(frozen=True, eq=False)

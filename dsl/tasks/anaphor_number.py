@@ -22,6 +22,22 @@ FRAMES = {
     "when": "Everyone in the {p} laughed when the {s} {v}",
     "later": "A year later the old {s} {v}",
     "story": "In the story, the {s} at the {p} {v}",
+    "later_in": "Later in the {p} the {s} {v}",
+    "heard": "I heard that the {s} {v}",
+    "told": "He told me that the {s} near the {p} {v}",
+    "often": "Quite often the {s} {v}",
+    "meal": "After the meal the {s} in the {p} {v}",
+    "show": "Before the show the {s} {v}",
+    "said": "It is said that the {s} by the {p} {v}",
+    "film": "In the film the {s} outside the {p} {v}",
+    "young": "The young {s} {v}",
+    "morning": "One morning the {s} behind the {p} {v}",
+    "truth": "The truth is that the {s} {v}",
+    "why": "Nobody knew why the {s} of the {p} {v}",
+    "week": "Last week the {s} {v}",
+    "wonder": "I wonder whether the {s} from the {p} {v}",
+    "finally": "Finally the tired {s} {v}",
+    "book": "The book says that the {s} in the {p} {v}",
 }
 
 # singular, plural, reflexive of the singular

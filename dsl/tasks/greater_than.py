@@ -22,6 +22,22 @@ FRAMES = {
     "went": "For a long time, from {c}{y} to {c}",
     "book": "The book on the {n} covers the years {c}{y} to {c}",
     "during": "During the {n}, which took place from {c}{y} to {c}",
+    "stretched": "The {n} stretched from {c}{y} to {c}",
+    "continued": "The {n} that began in {c}{y} continued until {c}",
+    "broke": "The {n} broke out in {c}{y} and was settled in {c}",
+    "lived": "He wrote about the {n} from {c}{y} through {c}",
+    "records": "The records of the {n} run from {c}{y} to {c}",
+    "went_on": "After it started in {c}{y}, the {n} went on until {c}",
+    "paid": "Between {c}{y} and the end of the {n} in {c}",
+    "opened": "The {n} was opened in {c}{y} and closed in {c}",
+    "school": "At school we learned that the {n} lasted from {c}{y} until {c}",
+    "planned": "The {n} was planned in {c}{y} and took place in {c}",
+    "first": "The first {n} was in {c}{y} and the second one in {c}",
+    "years": "Over the years from {c}{y} to {c}",
+    "known": "What is known of the {n} covers {c}{y} to {c}",
+    "held": "The {n} was held every year from {c}{y} to {c}",
+    "chapter": "This chapter is about the {n} of {c}{y} to {c}",
+    "archive": "In the archive, the {n} is dated from {c}{y} to {c}",
 }
 NOUNS = split_words("war campaign expedition dispute reform strike voyage siege trade program project struggle")
 CENTURIES = (11, 12, 13, 14, 15, 16, 17, 18)

@@ -22,6 +22,22 @@ FRAMES = {
     "from": "They say the {s} from the {o}",
     "because": "This happened because the {s} in front of the {o}",
     "under": "As you can see, the {s} under the {o}",
+    "look": "Look how the {s} above the {o}",
+    "seems": "It seems that the {s} across from the {o}",
+    "people": "People say that the {s} around the {o}",
+    "then": "Back then the {s} before the {o}",
+    "told": "He told us that the {s} beyond the {o}",
+    "morning": "Every morning the {s} opposite the {o}",
+    "left": "On the left, the {s} by the {o}",
+    "where": "This is where the {s} close to the {o}",
+    "although": "Although the {s} near the {o}",
+    "asked": "She asked whether the {s} behind the {o}",
+    "yard": "In the yard the {s} facing the {o}",
+    "photo": "In the photo, the {s} below the {o}",
+    "heard": "Someone had heard that the {s} on top of the {o}",
+    "perhaps": "Perhaps the {s} to the right of the {o}",
+    "turned": "It turned out that the {s} beneath the {o}",
+    "later": "Many years later the {s} inside the {o}",
 }
 
 NOUNS = (

@@ -103,7 +103,8 @@ def solve_offset(
 @dataclass
 class Lagrangian(Control):
     """A force F = scale * (λ + proportional * y), λ rising by `rate` * y a step, where y in [-1, 1] is the logarithm of
-    what the density will be `horizon` steps ahead, at its present speed, over what it shall be.
+    what the density will be `horizon` steps ahead, at its present speed, over what it shall be. A target sparsity of 1
+    or above is never reached: y is then the target, so that 1.2 pushes harder than 1.
 
     The published multipliers climb by Adam with every step that the density is too high, whatever the distance, and
     come down as slowly: λ winds up, and the density shoots past the target. Here λ moves with the distance, the
@@ -131,8 +132,7 @@ class Lagrangian(Control):
             self.trend += 0.3 * ((now - self.last) - self.trend)
         self.last = now
         ahead = now + self.horizon * self.trend
-        error = 1.0 if wanted <= 0 else ahead - math.log(max(wanted, self.schedule.floor))
-        error = max(-1.0, min(1.0, error))
+        error = max(-1.0, min(1.0, ahead - math.log(max(wanted, self.schedule.floor)))) if wanted > 0 else 1.0 - wanted
         self.multiplier = max(self.lowest, self.multiplier + self.rate * error)
         return scale * (self.multiplier + self.proportional * error)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from graphir.circuit import Circuit
 from graphir.errors import GraphirError, TrainingError
 from graphir.run.masks import Masks
-from passes.base import RunContext
+from passes.base import RunContext, count_for
 from passes.learn.parametrizations import Parametrization
 from passes.learn.parts import Part
 from passes.learn.results import entries_of, pinned_nodes
@@ -20,6 +20,7 @@ from passes.learn.weights import WeightMask
 from passes.metrics import attributable, logits_at
 
 LOWEST, HIGHEST = -2.5, 3.0
+_RESOLUTION = 1e-7
 LIMIT = 6.0
 """Largest logit of a mask that shall be able to change sides."""
 
@@ -78,6 +79,16 @@ def density_of_origin(context: RunContext, name: str) -> float:
     return 1.0 if scores is None else max(float(np.mean(scores)), 1.0 / len(scores))
 
 
+def is_attributed(scores: Iterable[Tensor], density: float, *, resolution: float = _RESOLUTION) -> bool:
+    """Whether at least as many entries as shall be kept have an attribution, that is one above what float32 tells from
+    nothing beside the largest. A saturated softmax passes no gradient: of what lies before it nothing is attributed,
+    and such ranks would close what the task needs."""
+    scores = list(scores)
+    limit = resolution * max(float(each.max()) for each in scores)
+    total = sum(each.numel() for each in scores)
+    return sum(int((each > limit).sum()) for each in scores) >= count_for(density, total)
+
+
 class _Ones(Parametrization):
     """The mask at one, differentiable."""
 
@@ -92,9 +103,10 @@ class _Ones(Parametrization):
 
 def attributed_weights(
     context: RunContext, names: list[str], density: float, *, batch_size: int, examples: int, spread: float = 1.0
-) -> dict[str, Tensor]:
+) -> dict[str, Tensor] | None:
     """Logits by parameter from |W · ∂metric/∂W|, its square averaged over batches (what pruning a weight alone costs,
     to first order): log scores, standardized, with zero at twice the density, clipped as ranks are; times `spread`.
+    None where too few are attributed (`is_attributed`).
 
     Raises `TrainingError` where scores are not finite.
     """
@@ -115,6 +127,8 @@ def attributed_weights(
         metric(logits_at(outputs, batch), batch).sum().backward()
         context.observer.step(stage, done, {})
     context.observer.end(stage)
+    if not is_attributed(totals.values(), density, resolution=_RESOLUTION**2):
+        return None
     return {name: value.mul_(spread) for name, value in _standardized(totals, density).items()}
 
 
