@@ -25,7 +25,7 @@ CASES: Mapping[str, tuple[str, str, str, tuple[str, str]]] = {
     "subnetwork_probing": ("circuit", "steps: 6  learning_rate: 0.5", "edges", ("penalty: 0", "penalty: 10000")),
     "ugs": ("circuit", "steps: 8  learning_rate: 0.5", "edges", ("penalty: 0", "penalty: 10")),
     "discogp": (
-        "sheaf", "control: ramp  steps: 6  learning_rate: 1  weight_learning_rate: 1", "weights",
+        "sheaf", "control: ramp  steps: 12  learning_rate: 1  weight_learning_rate: 1", "weights",
         ("sparsity_weight: 0", "sparsity_weight: 10000"),
     ),
 }  # fmt: skip
