@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,20 @@ def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert read_header((tmp_path / "state.safetensors").read_bytes())["format"] == "graphir.checkpoint"
     again.remove()
     assert not list(tmp_path.iterdir())
+
+
+def test_the_end_of_a_stage_takes_along_what_killed_writes_left_and_not_what_is_being_written(tmp_path: Path) -> None:
+    left, other = tmp_path / ".state.safetensors.abc.part", tmp_path / ".else.safetensors.abc.part"
+    for path in (left, other):
+        path.write_bytes(b"half")
+        os.utime(path, (1e9, 1e9))
+    one = checkpoint(tmp_path)
+    one.save(7, STATE)
+    fresh = tmp_path / ".state.safetensors.def.part"  # of a run beside this one
+    fresh.write_bytes(b"half")
+    os.utime(fresh, (4e9, 4e9))
+    one.remove()
+    assert set(tmp_path.iterdir()) == {other, fresh}
 
 
 def test_what_is_kept_is_the_state_then_not_what_became_of_it(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ class FileCheckpoint:
         """Whether Ctrl-C came and was put off."""
         self._warn, self._saved = warn, saved
         self._warned = self._offered = False
-        self._written = time.monotonic()
+        self._written, self._began = time.monotonic(), time.time()
         self._known: tuple[int, int] | None = None  # the file as we last read or wrote it
 
     def load(self) -> dict[str, Tensor] | None:
@@ -111,9 +111,13 @@ class FileCheckpoint:
         self._saved(step)
 
     def remove(self) -> None:
-        """The stage is over."""
+        """The stage is over. What runs that were killed while they wrote have left goes, too."""
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
+        for part in self.path.parent.glob(f".{self.path.name}.*.part"):
+            with contextlib.suppress(OSError):
+                if part.stat().st_mtime < self._began:
+                    part.unlink()
 
     @contextlib.contextmanager
     def deferring(self) -> Iterator[None]:
