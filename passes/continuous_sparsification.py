@@ -4,6 +4,10 @@
 
 The published λ = 1e-8 is per entry; here it is the price of all of them together, so that it means the same whatever is
 masked. Under a constraint multipliers take its place.
+
+Savarese et al. learn the weights as well, and divide by the masks' first value; in a frozen model that starts from
+half of each weight (l = 0.05, as published) nothing is left of what saturated attention computes. Here l starts at 2,
+and its rate is such that it can come down to zero while β is low enough to let it.
 """
 
 from __future__ import annotations
@@ -21,6 +25,9 @@ from passes.learn.parametrizations import ScheduledSigmoid
 from passes.learn.running import learn_circuit
 from passes.learned_options import ContinuousSparsificationOptions
 
+_TRAVEL = 5.0
+"""How far logits can move in all steps."""
+
 
 @dataclass(frozen=True)
 class ContinuousSparsification(ContinuousSparsificationOptions, Pass):
@@ -33,7 +40,7 @@ class ContinuousSparsification(ContinuousSparsificationOptions, Pass):
         part = f"{self.level}s"
         masks = ScheduledSigmoid(last=self.final_beta)
         names = self.masked_parameters(context.program) if part == "weights" else None
-        options: dict[str, Any] = {"rate": self.learning_rate, "parameters": names}
+        options: dict[str, Any] = {"rate": self.learning_rate or _TRAVEL / self.steps, "parameters": names}
         return learn_circuit(
             self, context,
             lambda _: {part: constant_part(context, part, self.initial, masks, **options)},

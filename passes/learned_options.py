@@ -18,7 +18,11 @@ class EdgePruningOptions:
 
     steps: int = option(300, "optimizer steps", minimum=1)
     batch_size: int = option(8, "examples in a step", minimum=1)
-    learning_rate: float = option(0.2, "learning rate of the masks", above=0)
+    learning_rate: float | None = option(
+        None,
+        "learning rate of the masks; 0.2 when left out, or 15 / steps if that is less and masks start all on",
+        above=0,
+    )
     lambda_learning_rate: float = option(0.2, "how fast the Lagrange multipliers move towards the target", above=0)
     target: float | None = option(
         None,
@@ -27,11 +31,15 @@ class EdgePruningOptions:
         maximum=1.2,
         unit="fraction",
     )
-    warmup: int = option(0, "steps over which the target rises", minimum=0)
+    warmup: int | None = option(
+        None,
+        "steps over which the target rises; 0 when left out, and a third of `steps` for masks that start all on",
+        minimum=0,
+    )
     start: float | None = option(
         None,
-        "density of the starting masks, from which the target rises; twice the target's when left out, and 1 with "
-        "`initial: ones`",
+        "density of the starting masks, from which the target rises; twice the target's when left out, and 1 of masks "
+        "that start all on",
         above=0,
         maximum=1,
         unit="fraction",
@@ -45,7 +53,10 @@ class EdgePruningOptions:
         "further steps on the hard masks themselves, at the learning rate falling to 0 once more",
         minimum=0,
     )
-    initial: Literal["eap", "ones"] = option("eap", "starting masks: percentiles of EAP scores, or all on")
+    initial: Literal["eap", "ones"] = option(
+        "eap",
+        "starting masks: percentiles of EAP scores (where fewer edges have one than are to be kept, all on), or all on",
+    )
     seeds: tuple[int, ...] = option((0,), "one run for each seed; the best on validation data is kept", minimum=0)
     node_masks: bool = option(False, "learn a mask for each node as well")
     schedule: Literal["linear", "log"] = option("linear", "how the target rises over the warm-up")
@@ -192,8 +203,10 @@ class ContinuousSparsificationOptions(WeightOptions):
     faithfulness: Literal["kl", "two_logit", "answers", "cross_entropy", "logit_diff"] = option(
         "kl", "what the circuit is compared with the model by"
     )
-    learning_rate: float = option(0.01, "learning rate of the logits", above=0)
-    initial: float = option(0.05, "logit at the start: above 0 denser, below sparser")
+    learning_rate: float | None = option(
+        None, "learning rate of the logits; 5 / steps when left out, and they can cross 0 in half of the steps", above=0
+    )
+    initial: float = option(2.0, "logit at the start: 2 has all weights at 0.88, the published 0.05 at half")
     final_beta: float = option(200.0, "inverse temperature at the end; 1 at the start, geometric between", minimum=1)
     penalty: float = option(0.1, "λ, the price of having everything open; not used under a constraint", minimum=0)
     seeds: tuple[int, ...] = option((0,), "one run for each seed; the best on validation data is kept", minimum=0)

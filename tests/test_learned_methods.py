@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import passes
+from dsl.builtin.truth import prepare
 from graphir.circuit import Circuit
 from graphir.errors import GraphirError
 from passes.measure import Evaluator, curve
@@ -57,13 +58,19 @@ def test_a_higher_penalty_keeps_fewer_edges() -> None:
 
 def test_continuous_sparsification_ends_with_masks_of_zero_and_one() -> None:
     program, task = toy(480)
-    circuit = passes.run(
-        "continuous_sparsification", program, task, steps=120, batch_size=16, weights=0.25, learning_rate=0.02
-    )
+    circuit = passes.run("continuous_sparsification", program, task, steps=120, batch_size=16, weights=0.25)
     assert circuit.densities()["weights"] == pytest.approx(0.25, abs=1e-4)
     assert accuracy(circuit) > 0.9
-    free = passes.run("continuous_sparsification", program, task, steps=40, penalty=2.0, learning_rate=0.02)
+    free = passes.run("continuous_sparsification", program, task, steps=40, penalty=2.0)
     assert 0 < free.densities()["weights"] < 0.9
+
+
+@pytest.mark.parametrize("name", ["histogram", "token_fraction"])
+def test_continuous_sparsification_keeps_what_saturated_attention_needs(name: str) -> None:
+    it = prepare(name, "zero")
+    circuit = passes.run("continuous_sparsification", it.program, it.task)
+    assert circuit.densities()["weights"] < 0.02
+    assert Evaluator(it.program, it.task).measure_circuit(circuit)["accuracy"] > 0.9
 
 
 def test_differentiable_weight_masks_keep_the_task_and_drop_weights() -> None:

@@ -63,7 +63,7 @@ def test_the_oracle_is_the_one_table_that_the_answer_goes_through() -> None:
 LEARNERS: dict[str, dict[str, Any]] = {
     "discogp": {"parts": "neurons", "steps": 100, "completeness": 0.1},
     "subnetwork_probing": {"level": "neuron", "steps": 100},
-    "continuous_sparsification": {"level": "neuron", "steps": 100, "learning_rate": 0.02},
+    "continuous_sparsification": {"level": "neuron", "steps": 100},
 }
 
 
@@ -101,7 +101,7 @@ def test_what_stands_in_for_a_neuron_is_zero_in_training_as_in_the_circuit(ablat
 PLANTED: dict[str, dict[str, Any]] = {
     "discogp": {"parts": "nodes", "steps": 150, "completeness": 0.0},
     "subnetwork_probing": {"level": "node", "steps": 150},
-    "continuous_sparsification": {"level": "node", "steps": 150, "learning_rate": 0.02},
+    "continuous_sparsification": {"level": "node", "steps": 150},
 }
 
 

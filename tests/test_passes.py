@@ -16,6 +16,7 @@ import graphir
 import passes
 import passes.measure
 from dsl.builtin import BUILTIN_MODELS, build_builtin
+from dsl.builtin.truth import ground_truth, prepare
 from dsl.tasks import find_task
 from graphir.circuit import Circuit
 from graphir.errors import GraphirError, TrainingError, UnknownNameError
@@ -27,7 +28,7 @@ from passes.edge_pruning import EdgePruning
 from passes.measure import Evaluator, curve, masks_of
 from passes.metrics import kl_from, logit_diff, logits_at
 from passes.observe import SilentObserver
-from passes.task import Task
+from passes.task import Ablation, Task
 
 KNOWN = set(BUILTIN_MODELS["induction"].circuit["interchange"])
 
@@ -59,6 +60,34 @@ def test_edge_pruning_finds_the_known_circuit(seed: int) -> None:
     assert names(circuit) == KNOWN
     assert circuit.provenance["steps_done"] == 80
     assert "interrupted" not in circuit.provenance
+
+
+@pytest.mark.parametrize(
+    ("name", "ablation"), [("histogram", "interchange"), ("histogram", "zero"), ("token_fraction", "zero")]
+)
+def test_edge_pruning_finds_the_edges_behind_saturated_attention(name: str, ablation: Ablation) -> None:
+    """Where nothing passes a gradient, so that masks cannot start at the ranks of scores."""
+    it, truth = prepare(name, ablation), ground_truth(name, ablation)
+    circuit = passes.run("edge_pruning", it.program, it.task, edges=len(truth))
+    assert names(circuit) == truth
+
+
+def test_masks_start_all_on_where_fewer_edges_have_a_score_than_are_to_be_kept() -> None:
+    first: dict[int, Mapping[str, float]] = {}
+    it = prepare("token_fraction", "zero")
+
+    class Watching(SilentObserver):
+        def step(self, stage: str, done: int, values: Mapping[str, float]) -> None:
+            if stage == "edge-pruning":
+                first.setdefault(wanted, values)
+                raise KeyboardInterrupt
+
+    for wanted in (1, 5):
+        passes.run("edge_pruning", it.program, it.task, edges=wanted, observer=Watching())
+    assert first[1]["target"] == pytest.approx(1 / 61)
+    assert first[1]["density"] < 0.2
+    assert 0.95 < first[5]["target"] < 1.0
+    assert 0.8 < first[5]["density"] < 1.0
 
 
 def test_edge_pruning_comes_down_from_the_density_it_is_told_to_start_at() -> None:

@@ -63,6 +63,7 @@ def check_mixture(
         and _can_alternate(context, use, method)
         and _can_project(context, use, method)
         and _can_start(context, use, method)
+        and _can_rewind(context, use, method)
     )
 
 
@@ -121,6 +122,16 @@ def _can_start(context: Context, use: tree.MethodUse, method: MethodSpec) -> boo
     context.error("C405", "masks that are all on at first have no starting density", option_span(use, "start"),
                   others=[(option_span(use, "initial"), "all on")],
                   help="leave out `start`, or write `initial: eap`")  # fmt: skip
+    return False
+
+
+def _can_rewind(context: Context, use: tree.MethodUse, method: MethodSpec) -> bool:
+    """Weights go back to a step that they were trained to."""
+    options = method.options
+    if method.name != "imp" or options.rewind <= options.steps:
+        return True
+    context.error("C405", f"a training of {options.steps} steps has no step {options.rewind} to go back to",
+                  option_span(use, "rewind"), help=f"a step from 0 to {options.steps}, or more `steps`")  # fmt: skip
     return False
 
 
