@@ -109,7 +109,7 @@ def measured(judge: Evaluator, sheaf: Circuit) -> dict[str, dict[str, float]]:
     found = {}
     for name, logits in zip(masks, judge.logits_of(list(masks.values())), strict=True):
         ahead = logit_diff(torch.cat(logits).float().cpu(), everything)
-        found[name] = judge.measure(masks[name]) | {"p": float(ahead.sigmoid().mean())}
+        found[name] = judge.summarize(logits) | {"p": float(ahead.sigmoid().mean())}
     return found
 
 

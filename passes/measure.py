@@ -66,7 +66,7 @@ class Evaluator:
             self._full = [
                 logits_at(program.outputs(batch.inputs, positions=batch.positions), batch) for batch in self._batches
             ]
-        self.full = self._summarize(self._full)
+        self.full = self.summarize(self._full)
         self._empty: Metrics | None = None
 
     @property
@@ -74,7 +74,7 @@ class Evaluator:
         """The circuit that keeps no edge: everything ablated."""
         if self._empty is None:
             zeros = torch.zeros(len(self.program.graph.edges), dtype=self.program.dtype, device=self.program.device)
-            self._empty = self._summarize(self.logits(Masks(edges=zeros)))
+            self._empty = self.summarize(self.logits(Masks(edges=zeros)))
             if "logit_diff" in self._empty:
                 self._empty |= {
                     "logit_diff_ratio": _ratio(self._empty["logit_diff"], self.full["logit_diff"]),
@@ -108,7 +108,7 @@ class Evaluator:
         with two candidate tokens or more kendall_tau of their ranking by the model (0 where either ranks all alike);
         and, with distractors, logit_diff, prob_diff, logit_diff_ratio (to the model's) and faithfulness (the share of
         the way from the empty circuit's logit difference to the model's)."""
-        found = [self._summarize(logits) for logits in self.logits_of(several)]
+        found = [self.summarize(logits) for logits in self.logits_of(several)]
         for metrics in found:
             if "logit_diff" in metrics:
                 metrics["logit_diff_ratio"] = _ratio(metrics["logit_diff"], self.full["logit_diff"])
@@ -122,7 +122,8 @@ class Evaluator:
         """All metrics of a circuit's hard masks (of a sum as it adds weights), or of its complement's."""
         return self.measure(masks_of(circuit, self.program, complement=complement))
 
-    def _summarize(self, logits: list[Tensor]) -> Metrics:
+    def summarize(self, logits: list[Tensor]) -> Metrics:
+        """The metrics of logits, as `logits_of` gives them; without those that compare with the empty circuit."""
         sums: Metrics = {}
         rows = 0
         for batch, found, full in zip(self._batches, logits, self._full, strict=True):

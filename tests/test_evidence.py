@@ -69,7 +69,7 @@ def test_where_all_candidates_are_alike_their_order_agrees_with_nothing() -> Non
     program, _ = toy()
     found = evaluator()
     alike = [torch.zeros_like(logits) for logits in found.logits(Masks(edges=torch.ones(len(program.graph.edges))))]
-    assert found._summarize(alike)["kendall_tau"] == 0
+    assert found.summarize(alike)["kendall_tau"] == 0
 
 
 # --- faithfulness ----------------------------------------------------------------------------------------------------
