@@ -47,16 +47,7 @@ from passes.smallest import smallest_circuit
 MODELS = tuple(name for name, model in BUILTIN_MODELS.items() if model.source != "trained")
 ABLATIONS = ("interchange", "zero")
 METHODS = ("edge_pruning", "discogp", "acdc")
-BOUNDED = (
-    "edge_pruning",
-    "discogp",
-    "subnetwork_probing",
-    "ugs",
-    "matryoshka",
-    "continuous_sparsification",
-    "csordas",
-    "imp",
-)
+BOUNDED = tuple(name for name, options in OPTIONS.items() if options.learns)
 EXAMPLES = 160
 TAU = 0.01
 SHARE = 0.3
