@@ -62,6 +62,25 @@ def test_means_by_position_reach_as_far_as_held_out_prompts() -> None:
     assert Evaluator(it.program, task).empty["kl"] > 0
 
 
+def test_neurons_are_scored_against_means_by_position_of_longer_prompts_too() -> None:
+    """Scores of short prompts are those against means of as many positions."""
+    it = tiny("gpt2")
+    task = random_task(rows=12, lengths=(4, 6), ablation="mean by position")
+    every = [row for rows in task.splits.values() for row in rows]
+    short, long = ([row for row in every if len(row) == length] for length in (4, 6))
+    means = it.program.means([task.collate(short).inputs, task.collate(long).inputs], per_position=True)
+    batch = task.collate(short)
+    masks = Masks(neurons=torch.linspace(0, 1, max(stop for _, stop in it.program.neurons.values())))
+    cut = Reference(
+        writers={leaf: value[..., :4, :] for leaf, value in means.writers.items()},
+        hidden={leaf: value[..., :4, :] for leaf, value in means.hidden.items()},
+    )
+    (found,), (wanted,) = (it.program.outputs(batch.inputs, masks=masks, reference=each) for each in (means, cut))
+    assert torch.equal(found, wanted)
+    scores = passes.run("neuron_attribution", it.program, task, batch_size=2).scores["neurons"]
+    assert np.isfinite(scores).all() and np.abs(scores).max() > 0
+
+
 @pytest.mark.parametrize("padding", ["right", "left"])
 def test_means_by_template_are_over_equal_prompts(padding: Padding) -> None:
     it = tiny("gpt2")

@@ -33,7 +33,10 @@ def mask_neurons(
     start, stop = program.neurons[name]
     mask = masks.neurons[start:stop]
     ablated = reference.hidden.get(plan.region.leaf) if reference is not None else None
-    return hidden * mask if ablated is None else ablated + mask * (hidden - ablated)
+    if ablated is None:
+        return hidden * mask
+    ablated = fit(ablated[None], hidden[None])[0]
+    return ablated + mask * (hidden - ablated)
 
 
 class MaskedRun:
