@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from graphir.circuit import Circuit
 from passes.base import Pass, RunContext
-from passes.learn.control import Constant, Control, Lagrangian, Schedule
+from passes.learn.control import Constant, priced_or_bounded
 from passes.learn.initial import constant_part
 from passes.learn.learner import Phase, Settings
 from passes.learn.objectives import Objective
@@ -44,13 +44,8 @@ class ContinuousSparsification(ContinuousSparsificationOptions, Pass):
         return learn_circuit(
             self, context,
             lambda _: {part: constant_part(context, part, self.initial, masks, **options)},
-            lambda _: {part: self._control(context.bound(part))},
+            lambda _: {part: priced_or_bounded(Constant(self.penalty), context.bound(part), self.steps)},
             Objective.of(context.task, self.faithfulness),
             Settings("continuous-sparsification", self.batch_size, decay=0.0),
             [Phase(self.steps, frozenset({part}))],
         )  # fmt: skip
-
-    def _control(self, bound: float | None) -> Control:
-        if bound is None:
-            return Constant(self.penalty)
-        return Lagrangian(Schedule(1.0 - bound, self.steps // 2, "log"))

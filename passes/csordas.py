@@ -5,7 +5,7 @@
 with K masks in each batch, each for its slice of the examples. The model is frozen and only the gradient of the logits
 is clipped. Logits have no floor: kept is l > 0, and they are no graded importance. Published masks cover all matrices
 but embeddings; here that of the output, which language models share with their embedding, is masked only where
-`outputs` says so.
+`outputs` says so. Under a constraint multipliers take the place of α.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from graphir.circuit import Circuit
 from passes.base import Pass, RunContext
-from passes.learn.control import Constant
+from passes.learn.control import Constant, Control, priced_or_bounded
 from passes.learn.initial import constant_part
 from passes.learn.learner import Phase, Settings
 from passes.learn.objectives import Objective
@@ -23,22 +23,29 @@ from passes.learn.parametrizations import GumbelSigmoid
 from passes.learn.running import learn_circuit
 from passes.learned_options import CsordasOptions
 
+_TRAVEL = 10.0
+"""How far logits can move in all steps."""
+
 
 @dataclass(frozen=True)
 class Csordas(CsordasOptions, Pass):
-    """Learn masks on weights, then keep what the bound allows, or l > 0."""
+    """Learn masks on weights down to the bound, or under the penalty; then l > 0 is kept."""
 
     name: ClassVar[str] = "csordas"
 
     def run(self, context: RunContext) -> Circuit:
         """The circuit of all edges, with keep masks on weights."""
         names = self.masked_parameters(context.program)
-        options: dict[str, Any] = {"rate": self.learning_rate, "clip": self.clip, "parameters": names}
+        rate = self.learning_rate or _TRAVEL / self.steps
+        options: dict[str, Any] = {"rate": rate, "clip": self.clip, "parameters": names}
         return learn_circuit(
             self, context,
             lambda _: {"weights": constant_part(context, "weights", self.initial, GumbelSigmoid(), **options)},
-            lambda parts: {"weights": Constant(self.alpha / self.batch_size * parts["weights"].total, per_logit=True)},
+            lambda parts: {"weights": self._control(parts["weights"].total, context.bound("weights"))},
             Objective.of(context.task, self.faithfulness),
             Settings("csordas", self.batch_size, self.masks_per_batch, decay=0.0),
             [Phase(self.steps, frozenset({"weights"}))],
         )  # fmt: skip
+
+    def _control(self, total: int, bound: float | None) -> Control:
+        return priced_or_bounded(Constant(self.alpha / self.batch_size * total, per_logit=True), bound, self.steps)

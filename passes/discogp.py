@@ -33,10 +33,15 @@ from passes.learn.results import check_neurons, pinned_nodes
 from passes.learn.running import learn_circuit
 from passes.learned_options import DiscogpOptions
 
+Logits = dict[str, dict[str, Tensor]]
+"""Of parts, by key."""
+
 _EXAMPLES = 64
+_TRAVEL = 25.0
+"""How far logits that start at ranks can move: the steps times the rate."""
 _TRAVELS = (8.0, 6.0)
-"""How far logits of edges (nodes, neurons), and of weights, can move: the steps times the rate. As far as they need and
-no faster: at higher rates what a compiled program needs is closed before it is felt."""
+"""How far those of edges (nodes, neurons), and of weights, can move that start all on. As far as they need and no
+faster: at higher rates what a compiled program needs is closed before it is felt."""
 _RAMP_RATES = (0.2, 0.1)
 """Where the masks themselves say how many are kept, and so have to get below zero."""
 _WEIGHT_LIKE = frozenset({"weights", "neurons"})
@@ -56,10 +61,10 @@ class Discogp(DiscogpOptions, Pass):
             completeness_from=self.completeness_from, completeness_every=self.completeness_every,
         )  # fmt: skip
         phases = self._phases(frozenset(wanted))
-        rates = {name: self._rate(name, _steps_of(name, phases)) for name in wanted}
+        steps = {name: _steps_of(name, phases) for name in wanted}
         return learn_circuit(
             self, context,
-            lambda fresh: self._parts(context, rates, fresh=fresh),
+            lambda fresh: self._parts(context, steps, fresh=fresh),
             lambda parts: self._controls(context, parts, phases),
             Objective.of(context.task, self.faithfulness, completeness=self.completeness > 0), settings, phases,
             self.precision,
@@ -94,22 +99,23 @@ class Discogp(DiscogpOptions, Pass):
 
     # --- what learns -------------------------------------------------------------------------------------------------
 
-    def _rate(self, name: str, steps: int) -> float:
+    def _rate(self, name: str, steps: int, *, at_ranks: bool) -> float:
         """Of a part that learns for so many steps: as given, or such that it moves its logits as far as it needs."""
         given = self.weight_learning_rate if name == "weights" else self.learning_rate
         if given is not None:
             return given
         if self.control == "ramp":
             return _RAMP_RATES[name == "weights"]
-        return _TRAVELS[name == "weights"] / steps
+        return (_TRAVEL if at_ranks else _TRAVELS[name == "weights"]) / steps
 
-    def _parts(self, context: RunContext, rates: Mapping[str, float], *, fresh: bool) -> dict[str, Part]:
+    def _parts(self, context: RunContext, steps: Mapping[str, int], *, fresh: bool) -> dict[str, Part]:
         gumbel = GumbelSigmoid(self.temperature, self.estimator, self.sharpen)
         small: Parametrization = gumbel if self.small_masks == "gumbel" else HardConcrete()
         found: dict[str, Part] = {}
-        starts = self._attributed(context, rates) if self.initial == "attribution" and fresh else {}
+        ranks, on = self._starts(context, steps) if self.initial == "attribution" and fresh else ({}, {})
+        rates = {name: self._rate(name, count, at_ranks=name in ranks) for name, count in steps.items()}
         if "weights" in rates:
-            start = starts.get("weights") or self._open_weights(context)
+            start = ranks.get("weights") or self._open_weights(context)
             found["weights"] = Part("weights", start, gumbel, rate=rates["weights"], epsilon=self.gradient_floor)
         sizes = {
             "neurons": max((stop for _, stop in context.program.neurons.values()), default=0),
@@ -118,24 +124,24 @@ class Discogp(DiscogpOptions, Pass):
         device = context.program.device
         for name in (name for name in rates if name in sizes):
             values = torch.full((sizes[name],), self.initial_logit if name == "edges" else HIGHEST)
-            logits = starts.get(name, {name: values.to(device)})
+            logits = ranks.get(name) or on.get(name) or {name: values.to(device)}
             pinned = torch.as_tensor(pinned_nodes(context.graph), device=device) if name == "nodes" else None
             found[name] = Part(name, logits, small, rate=rates[name], pinned=pinned)
         return found
 
-    def _attributed(self, context: RunContext, wanted: Iterable[str]) -> dict[str, dict[str, Tensor]]:
-        """Logits of edges and weights by attribution. Where too few of either have one all are on, and edges by their
-        share of the largest a little further."""
+    def _starts(self, context: RunContext, wanted: Iterable[str]) -> tuple[Logits, Logits]:
+        """Logits of edges and weights: those at ranks of attributions, and those that are on. Where too few of either
+        have an attribution all are on, and edges by their share of the largest a little further."""
         device = context.program.device
         densities = {name: 0.5 if (bound := context.bound(name)) is None else bound for name in wanted}
-        found: dict[str, dict[str, Tensor]] = {}
-        on: dict[str, dict[str, Tensor]] = {}
+        found: Logits = {}
+        on: Logits = {}
         if "edges" in wanted and context.origin is None:
             scores = np.abs(score_edges(context, batch_size=self.batch_size, examples=_EXAMPLES))
             shares = torch.as_tensor(scores / max(scores.max(), np.finfo(np.float32).tiny), dtype=torch.float32)
             on["edges"] = {"edges": (self.initial_logit + shares).to(device)}
             if not is_attributed([torch.as_tensor(scores)], densities["edges"]):
-                return on
+                return {}, on
             found["edges"] = {"edges": ranked(scores, densities["edges"], self.initial_spread).to(device)}
         if "weights" in wanted:
             weights = attributed_weights(
@@ -143,9 +149,9 @@ class Discogp(DiscogpOptions, Pass):
                 batch_size=self.batch_size, examples=_EXAMPLES, spread=self.initial_spread,
             )  # fmt: skip
             if weights is None:
-                return on
+                return {}, on
             found["weights"] = weights
-        return found
+        return found, {}
 
     def _open_weights(self, context: RunContext) -> dict[str, Tensor]:
         tensors, names = context.program.traced.tensors, self.masked_parameters(context.program)

@@ -128,11 +128,15 @@ class DiscogpOptions(WeightOptions):
     cooldown: float = option(0.25, "share of the steps over which λ falls", minimum=0, maximum=1, unit="fraction")
     learning_rate: float | None = option(
         None,
-        "learning rate of masks on edges, nodes and neurons; 8 / steps when left out, under `control: ramp` 0.2",
+        "learning rate of masks on edges, nodes and neurons; when left out 25 / steps of those that start at ranks, "
+        "8 / steps of others, under `control: ramp` 0.2",
         above=0,
     )
     weight_learning_rate: float | None = option(
-        None, "learning rate of masks on weights; 6 / steps when left out, under `control: ramp` 0.1", above=0
+        None,
+        "learning rate of masks on weights; when left out 25 / steps if they start at ranks, else 6 / steps, under "
+        "`control: ramp` 0.1",
+        above=0,
     )
     gradient_floor: float = option(
         0.3, "gradients on weights below this multiple of their mean move masks in proportion, not at the full rate",
@@ -148,7 +152,7 @@ class DiscogpOptions(WeightOptions):
     sharpen: float = option(1.0, "how much less noise masks of zeros and ones have at the end than at first", minimum=1)
     initial: Literal["attribution", "ones"] = option("attribution", "starting masks: ranks of attributions, or all on")
     initial_spread: float = option(
-        1.0, "how far apart the logits of ranks start: above 1, masks are drawn with less noise at first", above=0
+        2.0, "how far apart the logits of ranks start: above 1, masks are drawn with less noise at first", above=0
     )
     initial_logit: float = option(
         6.0,
@@ -183,7 +187,7 @@ class SubnetworkProbingOptions:
         "kl", "what the circuit is compared with the model by"
     )
     learning_rate: float = option(0.1, "learning rate of the masks", above=0)
-    penalty: float = option(10.0, "λ, the price of having everything open", minimum=0)
+    penalty: float = option(10.0, "λ, the price of having everything open; not used under a constraint", minimum=0)
     keep: float = option(0.9, "how likely each part is open at first", above=0, maximum=0.999, unit="fraction")
     seeds: tuple[int, ...] = option((0,), "one run for each seed; the best on validation data is kept", minimum=0)
 
@@ -225,7 +229,7 @@ class UgsOptions:
     batch_size: int = option(8, "examples in a step", minimum=1)
     masks_per_batch: int = option(8, "masks drawn in a step, each for a part of the examples", minimum=1)
     level: Literal["edge", "node"] = option("edge", "what is masked")
-    penalty: float = option(1e-3, "λ, the price of each open edge", minimum=0)
+    penalty: float = option(1e-3, "λ, the price of each open edge; not used under a constraint", minimum=0)
     node_penalty: float | None = option(
         None, "edges: price of each node with edges in and out; half of λ, at most 2e-4, when left out", minimum=0
     )
@@ -263,15 +267,17 @@ class CsordasOptions(WeightOptions):
     masks: ClassVar[tuple[str, ...]] = ("weights",)
     own_size: ClassVar[bool] = True
 
-    steps: int = option(1000, "optimizer steps", minimum=1)
-    batch_size: int = option(32, "examples in a step", minimum=1)
-    masks_per_batch: int = option(4, "masks drawn in a step, each for a part of the examples", minimum=1)
+    steps: int = option(400, "optimizer steps", minimum=1)
+    batch_size: int = option(8, "examples in a step", minimum=1)
+    masks_per_batch: int = option(2, "masks drawn in a step, each for a part of the examples", minimum=1)
     faithfulness: Literal["kl", "two_logit", "answers", "cross_entropy", "logit_diff"] = option(
         "cross_entropy", "what is learned: the answer, or what the model says"
     )
-    learning_rate: float = option(0.01, "learning rate of the logits", above=0)
-    initial: float = option(4.0, "logit at the start: 4 keeps with probability 0.98, the published 2 with 0.88")
-    alpha: float = option(1e-4, "price of each logit, divided by the batch size", minimum=0)
+    learning_rate: float | None = option(None, "learning rate of the logits; 10 / steps when left out", above=0)
+    initial: float = option(6.0, "logit at the start: 6 keeps with probability 0.998, the published 2 with 0.88")
+    alpha: float = option(
+        1e-4, "price of each logit, divided by the batch size; not used under a constraint", minimum=0
+    )
     clip: float = option(1.0, "largest norm of the gradient", above=0)
     outputs: bool = option(False, "mask the weights of the output, too, as published")
     seeds: tuple[int, ...] = option((0,), "one run for each seed; the best on validation data is kept", minimum=0)

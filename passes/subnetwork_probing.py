@@ -4,6 +4,7 @@
 
 with the settings of AutoCircuit (Miller et al. 2024): masks on edges or nodes, temperature 2/3, λ = 10. Masks
 may lie on the hidden features of MLPs as well; neurons that are dropped are cut out of the weights.
+Under a constraint multipliers take the place of λ.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import ClassVar
 
 from graphir.circuit import Circuit
 from passes.base import Pass, RunContext
-from passes.learn.control import Constant
+from passes.learn.control import Constant, priced_or_bounded
 from passes.learn.initial import constant_part
 from passes.learn.learner import Phase, Settings
 from passes.learn.objectives import Objective
@@ -25,7 +26,7 @@ from passes.learned_options import SubnetworkProbingOptions
 
 @dataclass(frozen=True)
 class SubnetworkProbing(SubnetworkProbingOptions, Pass):
-    """Learn masks under the penalty, then keep what the bound allows, or as many as the soft masks add up to."""
+    """Learn masks down to the bound, or under the penalty: then as many are kept as the soft masks add up to."""
 
     name: ClassVar[str] = "subnetwork_probing"
 
@@ -37,7 +38,7 @@ class SubnetworkProbing(SubnetworkProbingOptions, Pass):
         return learn_circuit(
             self, context,
             lambda _: {part: constant_part(context, part, start, masks, rate=self.learning_rate)},
-            lambda _: {part: Constant(self.penalty)},
+            lambda _: {part: priced_or_bounded(Constant(self.penalty), context.bound(part), self.steps)},
             Objective.of(context.task, self.faithfulness), Settings("subnetwork-probing", self.batch_size, decay=0.0),
             [Phase(self.steps, frozenset({part}))],
         )  # fmt: skip

@@ -6,7 +6,7 @@ N being how many of the M nodes that read and write are to be expected to have o
 λ_node = min(λ / 2, 2e-4). Sampled edges that lie on no open path from an input to an output are closed, as they will be
 in the circuit. With several masks in a batch an edge takes the mean gradient of those draws in which it was between
 zero and one; with one mask it has a gradient so seldom that the penalty closes edges that matter. Masks on nodes have
-no dangling edges, and the first penalty counts them.
+no dangling edges, and the first penalty counts them. Under a constraint multipliers take the place of λ.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 
 from graphir.circuit import Circuit
 from passes.base import Pass, RunContext
-from passes.learn.control import Constant
+from passes.learn.control import Constant, priced_or_bounded
 from passes.learn.learner import Phase, Settings
 from passes.learn.objectives import Objective
 from passes.learn.parametrizations import UniformGradient
@@ -31,7 +31,7 @@ from passes.learned_options import UgsOptions
 
 @dataclass(frozen=True)
 class Ugs(UgsOptions, Pass):
-    """Learn masks under the penalty, then keep what the bound allows, or θ > 0, and of that what is on a path."""
+    """Learn masks down to the bound, or under the penalty (then θ > 0 is kept), and keep what is on a path."""
 
     name: ClassVar[str] = "ugs"
 
@@ -41,7 +41,11 @@ class Ugs(UgsOptions, Pass):
         return learn_circuit(
             self, context,
             lambda _: {part: self._part(context, part)},
-            lambda parts: {part: Constant(self.penalty * parts[part].total)},
+            lambda parts: {
+                part: priced_or_bounded(
+                    Constant(self.penalty * parts[part].total), context.bound(part), self.steps
+                )
+            },
             Objective.of(context.task), Settings("ugs", self.batch_size, self.masks_per_batch, decay=0.5),
             [Phase(self.steps, frozenset({part}))],
         )  # fmt: skip

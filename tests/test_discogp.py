@@ -56,8 +56,7 @@ def test_weights_alone_and_their_complement() -> None:
 def test_training_ends_near_the_target() -> None:
     program, task = toy(480)
     seen = Recorder()
-    options: dict[str, Any] = {"parts": "weights", "steps": 150, "completeness": 0.0, "weight_learning_rate": 0.1}
-    passes.run("discogp", program, task, weights=0.2, observer=seen, **options)
+    passes.run("discogp", program, task, weights=0.2, observer=seen, parts="weights", completeness=0.0)
     assert seen.steps[-1]["density"] == pytest.approx(0.2, rel=0.1)
 
 
@@ -136,7 +135,10 @@ def test_how_far_logits_can_move_does_not_depend_on_the_number_of_steps(monkeypa
     for options in ({"steps": 40}, {"steps": 80}, {"steps": 80, "order": "weights_edges", "first": 0.75},
                     {"steps": 80, "learning_rate": 0.3, "weight_learning_rate": 0.2}):  # fmt: skip
         with pytest.raises(KeyboardInterrupt):
-            sheaf(edges=8, weights=0.3, **options)
+            sheaf(edges=8, weights=0.3, initial="ones", **options)
+    with pytest.raises(KeyboardInterrupt):
+        sheaf(edges=8, weights=0.1, steps=100)
+    assert rates.pop() == {"weights": 0.25, "edges": 0.25}, "masks that start at ranks move further"
     assert rates == [
         {"weights": 0.15, "edges": 0.2}, {"weights": 0.075, "edges": 0.1},
         {"weights": pytest.approx(6 / 60), "edges": pytest.approx(8 / 20)}, {"weights": 0.2, "edges": 0.3},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from dsl.builtin.truth import prepare
 from graphir.circuit import Circuit
 from graphir.errors import GraphirError
 from passes.measure import Evaluator, curve
-from tests.learning import KNOWN, names, toy
+from tests.learning import KNOWN, Recorder, names, toy
 
 
 def accuracy(circuit: Circuit, *, complement: bool = False) -> float:
@@ -54,6 +56,26 @@ def test_a_higher_penalty_keeps_fewer_edges() -> None:
     for method, prices in (("subnetwork_probing", (0.0, 30.0)), ("ugs", (0.0, 3e-2))):
         low, high = (passes.run(method, program, task, steps=60, penalty=price).edges.sum() for price in prices)
         assert high < low
+
+
+@pytest.mark.parametrize(("method", "bound", "prices"), [
+    ("subnetwork_probing", {"edges": 12}, ({}, {"penalty": 0.0})), ("ugs", {"edges": 12}, ({}, {"penalty": 1.0})),
+    ("csordas", {"weights": 0.3}, ({}, {"alpha": 1.0})),
+    ("continuous_sparsification", {"weights": 0.3}, ({}, {"penalty": 0.0})),
+])  # fmt: skip
+def test_a_constraint_leads_the_masks_to_its_density_whatever_the_price(
+    method: str, bound: dict[str, Any], prices: tuple[dict[str, Any], ...]
+) -> None:
+    program, task = toy()
+    found = []
+    for price in prices:
+        seen = Recorder()
+        more: dict[str, Any] = bound | price | ({"node_penalty": 0.0} if method == "ugs" else {})
+        passes.run(method, program, task, observer=seen, **more)
+        found.append(seen.steps[-1]["density"])
+    wanted = bound.get("weights", 12 / len(program.graph.edges))
+    assert found[0] == found[1]
+    assert 0.5 * wanted < found[0] < 1.3 * wanted
 
 
 def test_continuous_sparsification_ends_with_masks_of_zero_and_one() -> None:

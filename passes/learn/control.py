@@ -178,6 +178,15 @@ class Constant(Control):
         return self.weight
 
 
+def priced_or_bounded(price: Constant, bound: float | None, steps: int) -> Control:
+    """The price where no bound on the density is given; else multipliers, whose target falls to it over half of the
+    steps. What a price leaves is some other size than the one asked for, and the best few of many that are open, or of
+    many that are closed, are no circuit."""
+    if bound is None:
+        return price
+    return Lagrangian(Schedule(1.0 - bound, steps // 2, "log"))
+
+
 def density_of(sample: Tensor, expected: Callable[[Tensor], Tensor]) -> Callable[[float], tuple[float, float]]:
     """Mean of `expected` over logits moved by an offset, and its derivative by that offset."""
 

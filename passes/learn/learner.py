@@ -28,6 +28,8 @@ from passes.metrics import logits_at
 from passes.task import Batch
 from passes.tokenizing import TokenizedExample
 
+_LEAST = 0.01
+"""Below this share of the largest mean gradient, forces do not follow it further down."""
 Idle = Literal["open", "hard", "sampled"]
 
 
@@ -184,7 +186,9 @@ class Learner:
 
     def _force(self, name: str, part: Part) -> float:
         density, slope = self.density(name)
-        scale = part.total * part.mean_gradient / max(slope, 1e-12)
+        # Adam remembers for a thousand steps: where gradients come to nothing, forces as small would move nothing.
+        gradient = max(part.mean_gradient, _LEAST * part.largest_gradient)
+        scale = part.total * gradient / max(slope, 1e-12)
         return self.controls[name].force(density, self._own(name)[0], scale)
 
     def _descend(self, batch: Batch, phase: Phase, forces: Mapping[str, float] | None) -> float:

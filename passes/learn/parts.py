@@ -42,7 +42,7 @@ class Part:
         self.logits = {key: value.detach().float().contiguous() for key, value in logits.items()}
         self.pinned, self.clip = pinned, clip
         self.offset = 0.0
-        self.mean_gradient = 0.0
+        self.mean_gradient = self.largest_gradient = 0.0
         self.finite = True
         self._gradients: dict[str, Tensor] = {}
         self._seen: list[Tensor] = []
@@ -148,6 +148,7 @@ class Part:
         if self._seen:
             mean = float(torch.stack(self._seen).sum()) / self.total
             self.mean_gradient = 0.9 * self.mean_gradient + 0.1 * mean if self.mean_gradient else mean
+            self.largest_gradient = max(self.largest_gradient, self.mean_gradient)
         self._seen = []
 
     def set_rate(self, factor: float) -> None:
@@ -185,7 +186,9 @@ class Part:
         for key, optimizer in self._optimizers.items():
             for name, value in optimizer.state[self.logits[key]].items():
                 found[f"{self.name}:{name}/{key}"] = torch.as_tensor(value)
-        found[f"{self.name}:scalars"] = torch.tensor([self.offset, self.mean_gradient], dtype=torch.float64)
+        found[f"{self.name}:scalars"] = torch.tensor(
+            [self.offset, self.mean_gradient, self.largest_gradient, self.rate], dtype=torch.float64
+        )
         return found
 
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -196,7 +199,8 @@ class Part:
             kept = {n: state[f"{self.name}:{n}/{key}"] for n in names if f"{self.name}:{n}/{key}" in state}
             own = self._optimizers[key].state[value]
             own.update({n: t.clone() if n == "step" else t.clone().to(value.device) for n, t in kept.items()})
-        self.offset, self.mean_gradient = state[f"{self.name}:scalars"].tolist()
+        scalars = state[f"{self.name}:scalars"].tolist()
+        self.offset, self.mean_gradient, self.largest_gradient, self.rate = scalars
 
 
 def total_of(parts: Iterable[Part]) -> int:
