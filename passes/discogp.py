@@ -161,7 +161,7 @@ class Discogp(DiscogpOptions, Pass):
 
     def _phases(self, parts: frozenset[str]) -> list[Phase]:
         """What learns when. Steps on hard masks come last, in a sequence at the end of each of the two."""
-        together = Phase(self.hard_steps, parts, hard=True)
+        together = Phase(self.last_steps, parts, hard=True)
         if self.order == "joint":
             return [Phase(self.steps, parts), together]
         weights, edges = parts & _WEIGHT_LIKE, parts - _WEIGHT_LIKE
@@ -173,10 +173,10 @@ class Discogp(DiscogpOptions, Pass):
             ] + [together]
         first, second = (weights, edges) if self.order == "weights_edges" else (edges, weights)
         steps = min(max(round(self.steps * self.first), 1), max(self.steps - 1, 1))
-        hard = round(self.hard_steps * self.first)
+        hard = round(self.last_steps * self.first)
         return [
             Phase(steps, first, "open"), Phase(hard, first, "open", hard=True),
-            Phase(self.steps - steps, second, "hard"), Phase(self.hard_steps - hard, second, "hard", hard=True),
+            Phase(self.steps - steps, second, "hard"), Phase(self.last_steps - hard, second, "hard", hard=True),
         ]  # fmt: skip
 
     def _controls(self, context: RunContext, parts: Mapping[str, Part], phases: list[Phase]) -> dict[str, Control]:

@@ -69,6 +69,11 @@ class EdgePruningOptions:
     )  # fmt: skip
 
     @property
+    def total_steps(self) -> int:
+        """With those on hard masks."""
+        return self.steps + self.hard_steps
+
+    @property
     def own_size(self) -> bool:
         """With a target."""
         return self.target is not None
@@ -86,10 +91,10 @@ class DiscogpOptions(WeightOptions):
     masks: ClassVar[tuple[str, ...]] = ("edges", "nodes", "weights", "neurons")
 
     steps: int = option(400, "optimizer steps", minimum=1)
-    hard_steps: int = option(
-        0,
+    hard_steps: int | None = option(
+        None,
         "further steps on the hard masks themselves, at the learning rate falling to 0 once more; of a sequence, after "
-        "each part",
+        "each part; an eighth of `steps` when left out, under `control: ramp` none",
         minimum=0,
     )
     batch_size: int = option(8, "examples in a step", minimum=1)
@@ -164,6 +169,18 @@ class DiscogpOptions(WeightOptions):
         "model", "what masks are learned in: the model's own, a bfloat16 copy of it, or that where the device has "
         "instructions for it (about twice as fast); measures are always in the model's own"
     )  # fmt: skip
+
+    @property
+    def total_steps(self) -> int:
+        """With those on hard masks."""
+        return self.steps + self.last_steps
+
+    @property
+    def last_steps(self) -> int:
+        """Those on hard masks."""
+        if self.hard_steps is not None:
+            return self.hard_steps
+        return 0 if self.control == "ramp" else self.steps // 8
 
     @property
     def own_size(self) -> bool:

@@ -56,7 +56,7 @@ def test_weights_alone_and_their_complement() -> None:
 def test_training_ends_near_the_target() -> None:
     program, task = toy(480)
     seen = Recorder()
-    passes.run("discogp", program, task, weights=0.2, observer=seen, parts="weights", completeness=0.0)
+    passes.run("discogp", program, task, weights=0.2, observer=seen, parts="weights", completeness=0.0, hard_steps=0)
     assert seen.steps[-1]["density"] == pytest.approx(0.2, rel=0.1)
 
 

@@ -20,7 +20,7 @@ from tests.test_every_method import HEAD
 
 CASES: Mapping[str, tuple[str, str, str, tuple[str, str]]] = {
     # word and method, its options for a short training, the part, and two prices: what is free and what is dear
-    "csordas": ("sheaf", "steps: 4  learning_rate: 1", "weights", ("alpha: 0", "alpha: 1000")),
+    "csordas": ("sheaf", "steps: 8  learning_rate: 1", "weights", ("alpha: 0", "alpha: 1000")),
     "continuous_sparsification": ("sheaf", "steps: 6  learning_rate: 1", "weights", ("penalty: 0", "penalty: 10000")),
     "subnetwork_probing": ("circuit", "steps: 6  learning_rate: 0.5", "edges", ("penalty: 0", "penalty: 10000")),
     "ugs": ("circuit", "steps: 8  learning_rate: 0.5", "edges", ("penalty: 0", "penalty: 10")),

@@ -355,7 +355,7 @@ def learning_stage(circuit: CircuitSpec, work: Work, seeds: int, gflops: float) 
 def _optimizer_steps(options: Any) -> int:
     """Of one seed: of the masks, or of the weights in all rounds, each but the first from where they go back to."""
     steps, rounds = int(getattr(options, "steps", 1)), int(getattr(options, "rounds", 0))
-    return steps + int(getattr(options, "hard_steps", 0)) + rounds * max(steps - int(getattr(options, "rewind", 0)), 0)
+    return int(getattr(options, "total_steps", steps)) + rounds * max(steps - int(getattr(options, "rewind", 0)), 0)
 
 
 def _ranking_stage(name: str, method: MethodSpec, line: int, work: Work, gflops: float) -> Stage:
