@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from graphir.circuit import Circuit
 from passes.base import Pass, RunContext
-from passes.learn.control import Constant, Control, priced_or_bounded
+from passes.learn.control import Constant, priced_or_bounded
 from passes.learn.initial import constant_part
 from passes.learn.learner import Phase, Settings
 from passes.learn.objectives import Objective
@@ -41,11 +41,13 @@ class Csordas(CsordasOptions, Pass):
         return learn_circuit(
             self, context,
             lambda _: {"weights": constant_part(context, "weights", self.initial, GumbelSigmoid(), **options)},
-            lambda parts: {"weights": self._control(parts["weights"].total, context.bound("weights"))},
+            lambda parts: {
+                "weights": priced_or_bounded(
+                    Constant(self.alpha / self.batch_size * parts["weights"].total, per_logit=True),
+                    context.bound("weights"), self.steps,
+                )
+            },
             Objective.of(context.task, self.faithfulness),
             Settings("csordas", self.batch_size, self.masks_per_batch, decay=0.0),
             [Phase(self.steps, frozenset({"weights"}))],
         )  # fmt: skip
-
-    def _control(self, total: int, bound: float | None) -> Control:
-        return priced_or_bounded(Constant(self.alpha / self.batch_size * total, per_logit=True), bound, self.steps)
