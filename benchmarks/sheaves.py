@@ -38,6 +38,7 @@ from passes.tokenizing import single_token_filter
 
 TASKS = ("ioi", "anaphor_number", "determiner_noun", "subject_verb", "greater_than")
 SETTINGS: dict[str, Any] = {"precision": "auto"}
+RECALLED = 256  # examples of the training split that the sheaf is measured on, beside the held-out ones
 
 
 class Lines(SilentObserver):
@@ -87,6 +88,7 @@ def learn(loaded: Any, name: str, arguments: argparse.Namespace, options: dict[s
         observer=Lines(arguments.lines), order=arguments.order, origin=origin, **options,
     )  # fmt: skip
     seconds = time.perf_counter() - start
+    task = replace(task, splits={**task.splits, "train": task.examples("train")[:RECALLED]})
     found = {split: measured(Evaluator(program, task, split), sheaf) for split in ("train", "test")}
     densities = sheaf.densities()
     if arguments.save is not None:
@@ -138,7 +140,7 @@ def main() -> None:
     parser.add_argument("--weights", type=float, default=0.07)
     parser.add_argument("--edges", type=float, default=0.07)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--examples", type=int, default=512)
+    parser.add_argument("--examples", type=int, default=2048)
     parser.add_argument("--judge", type=int, default=0,
                         help="judge on those of so many other sentences that have held-out templates")  # fmt: skip
     parser.add_argument("--origin-steps", type=int, default=0,

@@ -16,6 +16,7 @@ from graphir.errors import DataError, GraphirError, SaveFormatError, TrainingErr
 from graphir.run.circuit_module import hard_masks
 from graphir.run.masks import Masks
 from passes.base import Constraint, RunContext
+from passes.learn import elimination
 from passes.learn.initial import LIMIT, constant_part
 from passes.learn.learner import Learner, Phase, Settings
 from passes.learn.objectives import Objective
@@ -183,8 +184,9 @@ def test_a_sequence_learns_one_part_at_a_time_on_hard_masks_too(monkeypatch: pyt
     assert seen == [(first, False)] * 3 + [(first, True)] * 3 + [(second, False)] * 2 + [(second, True)] * 2
 
 
-def test_hard_steps_mend_a_bad_choice() -> None:
+def test_hard_steps_mend_a_bad_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     """After one step the masks know nothing; the hard ones come to explain the model."""
+    monkeypatch.setattr(elimination, "TRIED", 0)
     program, task = toy()
     judge = Evaluator(program, task, "train")
     options: dict[str, Any] = {"edges": 10, "initial": "ones", "steps": 1}

@@ -490,3 +490,14 @@ def test_learned_masks_recover_the_edges_of_the_program_from_outside(
     circuit = passes.run(method, it.program, it.task, **benchmark[method.upper()])
     found = smallest_circuit(it.program, it.task, circuit.scores["edges"], weights=circuit.weights)
     assert merged(frozenset(str(edge) for edge in found.kept_edges())) == LISTED[ablation]
+
+
+@outside
+@pytest.mark.parametrize("ablation", ["interchange", "zero"])
+def test_told_how_many_edges_are_true_the_defaults_find_them(
+    ablation: Ablation, settings: Callable[..., Setting]
+) -> None:
+    it = settings(ablation)
+    size = len(minimal_edges(it.program, it.task, orders=2, subsets=0).edges)
+    found = passes.run("edge_pruning", it.program, it.task, edges=size)
+    assert merged(frozenset(str(edge) for edge in found.kept_edges())) == LISTED[ablation]

@@ -9,6 +9,7 @@ from graphir.circuit import Circuit
 from graphir.errors import TrainingError
 from passes.base import Pass, RunContext
 from passes.learn.control import Control
+from passes.learn.elimination import eliminate_to_bound
 from passes.learn.initial import start_from
 from passes.learn.learner import Learner, Phase, Settings
 from passes.learn.objectives import Objective
@@ -32,7 +33,8 @@ def learn_circuit(
     `make_parts` is told whether the training starts anew; where it does not, no attributions are needed. The context's
     `origin` takes the place of how they start. Raises `GraphirError` for a bound that cannot be met, before the
     training; `TrainingError` on not-a-number, with the circuit of the last good state; `SaveFormatError` for a foreign
-    checkpoint. Ctrl-C ends the training, and the circuit has `interrupted` in its provenance.
+    checkpoint. Ctrl-C ends the training, and the circuit has `interrupted` in its provenance. In small graphs edges
+    are chosen by trying where ranks do not do (`passes.learn.elimination`).
     """
     bounds = {name: context.bound(name) for name in PARTS}
     state = context.checkpoint.load()
@@ -58,5 +60,6 @@ def learn_circuit(
     except TrainingError as error:
         error.circuit = learned_circuit(found, context, parts, bounds, steps_done=learner.done)
         raise
-    more = {"steps_done": done} | ({"interrupted": done} if done < learner.steps else {})
-    return learned_circuit(found, context, parts, bounds, **more)
+    if done < learner.steps:
+        return learned_circuit(found, context, parts, bounds, steps_done=done, interrupted=done)
+    return eliminate_to_bound(learned_circuit(found, context, parts, bounds, steps_done=done), context, parts)
