@@ -123,21 +123,18 @@ def _smallest_size(judge: _Judge, ranking: Scores, weights: Mapping[str, NDArray
 
 def drop_edges(judge: _Judge, circuit: Circuit, ranking: Scores, observer: Observer) -> Circuit:
     """The circuit without each edge it can do without, the lowest ranked tried first, again until none goes."""
-    observer.begin("eliminate", int(circuit.edges.sum()))
-    done = 0
     while True:
         before = int(circuit.edges.sum())
         candidates = np.flatnonzero(circuit.edges)
-        for index in candidates[np.argsort(ranking[candidates], kind="stable")].tolist():
-            done += 1
-            if not circuit.edges[index]:
-                continue  # went with another
-            edges = circuit.edges.copy()
-            edges[index] = False
-            smaller = circuit.with_(edges=edges).on_path()
-            if smaller.edges.any() and judge(smaller):
-                circuit = smaller
-        observer.step("eliminate", done, {"edges": int(circuit.edges.sum())})
+        observer.begin("eliminate", before)
+        for done, index in enumerate(candidates[np.argsort(ranking[candidates], kind="stable")].tolist(), 1):
+            if circuit.edges[index]:  # else it went with another
+                edges = circuit.edges.copy()
+                edges[index] = False
+                smaller = circuit.with_(edges=edges).on_path()
+                if smaller.edges.any() and judge(smaller):
+                    circuit = smaller
+            observer.step("eliminate", done, {"edges": int(circuit.edges.sum())})
+        observer.end("eliminate")
         if int(circuit.edges.sum()) == before:
-            observer.end("eliminate")
             return circuit
