@@ -92,8 +92,9 @@ def test_without_a_bound_nothing_is_tried() -> None:
     assert eliminate_to_bound(circuit, free, parts("edges")) is circuit
 
 
-def test_in_a_large_graph_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elimination, "TRIED", len(true_mask()) - 1)
+@pytest.mark.parametrize("limit", ["TRIED", "LARGEST"])
+def test_in_a_large_graph_or_model_nothing_is_tried(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elimination, limit, len(true_mask()) - 1)
     size = int(true_mask().sum())
     circuit = learned(misled(), size)
     assert eliminate_to_bound(circuit, context(size), parts("edges")) is circuit

@@ -16,17 +16,19 @@ from passes.learn.parts import Part
 from passes.measure import Evaluator
 from passes.smallest import Tolerance, smallest_circuit
 
-TRIED = 256
-"""Edges a graph may have. Some hundred circuits are measured, on the training data: about what the training took."""
+TRIED = 512
+"""Edges that a graph may have. Twice as many circuits are measured, on the training data."""
+LARGEST = 10**9
+"""What edges times weights may come to: some minutes on a core."""
 
 
 def eliminate_to_bound(circuit: Circuit, context: RunContext, parts: Mapping[str, Part]) -> Circuit:
     """The learned circuit; or, where it is further from the model than `passes.smallest.Tolerance` on the training data
     and the smallest circuit within that its own ranking leads to (with its weights) meets the bound on edges, that one,
-    with `selection` in its provenance. Of graphs with more than `TRIED` edges, without a bound on edges, and with node
-    masks it is the learned one. Ctrl-C leaves it so, with `interrupted` in its provenance."""
+    with `selection` in its provenance. It is the learned one where graph or model are not small (`TRIED`, `LARGEST`),
+    without a bound on edges, and with node masks. Ctrl-C leaves it so, with `interrupted` in its provenance."""
     bound = context.bound("edges")
-    if "edges" not in parts or "nodes" in parts or bound is None or len(context.graph.edges) > TRIED:
+    if "edges" not in parts or "nodes" in parts or bound is None or not is_small(context):
         return circuit
     try:
         judge = Evaluator(context.program, context.task, "train")
@@ -43,3 +45,10 @@ def eliminate_to_bound(circuit: Circuit, context: RunContext, parts: Mapping[str
     if found.edges.sum() > count_for(bound, len(context.graph.edges)):
         return circuit
     return found.with_(scores=circuit.scores)
+
+
+def is_small(context: RunContext) -> bool:
+    """Whether each edge can be tried."""
+    edges = len(context.graph.edges)
+    weights = sum(tensor.numel() for tensor in context.program.traced.tensors.values())
+    return edges <= TRIED and edges * weights <= LARGEST
