@@ -494,9 +494,7 @@ def test_learned_masks_recover_the_edges_of_the_program_from_outside(
 
 @outside
 @pytest.mark.parametrize("ablation", ["interchange", "zero"])
-def test_told_how_many_edges_are_true_the_defaults_find_them(
-    ablation: Ablation, settings: Callable[..., Setting]
-) -> None:
+def test_told_how_many_are_true_the_defaults_find_them(ablation: Ablation, settings: Callable[..., Setting]) -> None:
     it = settings(ablation)
     size = len(minimal_edges(it.program, it.task, orders=2, subsets=0).edges)
     found = passes.run("edge_pruning", it.program, it.task, edges=size)
