@@ -74,6 +74,7 @@ def smallest_circuit(
     weights: Mapping[str, NDArray[np.bool_]] | None = None,
     split: str = "validation",
     batch_size: int = 64,
+    evaluator: Evaluator | None = None,
     observer: Observer | None = None,
     **fields: Any,
 ) -> Circuit:
@@ -81,20 +82,22 @@ def smallest_circuit(
 
     All sizes are tried, from one edge up, in a graph of up to 512 edges; in a larger one sizes grow by a quarter until
     one is within, and bisection finds the smallest between it and the one before. `absolute` ranks by |score|;
-    `drop_single` turns elimination on; `weights` are keep masks that every circuit tried has, such as a sheaf's. The
-    provenance holds the rule and both sizes under `selection`; `fields` are other fields of the circuit. Raises
-    GraphirError for scores of another length, and where not even the whole graph is within.
+    `drop_single` turns elimination on; `weights` are keep masks that every circuit tried has, such as a sheaf's. An
+    `evaluator` at hand is used, with its split, and saves running the model again. The provenance holds the rule and
+    both sizes under `selection`; `fields` are other fields of the circuit. Raises GraphirError for scores of another
+    length, and where not even the whole graph is within.
     """
     if np.shape(scores) != (len(program.graph.edges),):
         raise GraphirError(f"{np.shape(scores)} scores for {len(program.graph.edges)} edges")
     limits, watch = tolerance or Tolerance(), observer or SilentObserver()
-    judge = _Judge(Evaluator(program, task, split, batch_size), limits, {})
+    judge = _Judge(evaluator or Evaluator(program, task, split, batch_size), limits, {})
     ranking = np.abs(scores) if absolute else np.asarray(scores)
     found = _smallest_size(judge, ranking, weights or {})
     size = int(found.edges.sum())
     if drop_single:
         found = drop_edges(judge, found, ranking, watch)
-    rule = {"split": split, "tolerance": asdict(limits), "by_size": size, "kept": int(found.edges.sum())}
+    used, kept = judge.evaluator.split, int(found.edges.sum())
+    rule = {"split": used, "tolerance": asdict(limits), "by_size": size, "kept": kept}
     provenance = {**fields.pop("provenance", {}), "selection": rule}
     ablation = fields.pop("ablation", task.ablation)
     return found.with_(scores={"edges": np.asarray(scores)}, provenance=provenance, ablation=ablation, **fields)

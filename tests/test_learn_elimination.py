@@ -3,39 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
 import torch
 
 import passes
-from dsl.builtin.truth import Setting, prepare
 from graphir.circuit import Circuit
 from passes.base import Constraint, RunContext, keep_top
 from passes.discogp import Discogp
-from passes.ground_truth import minimal_edges
 from passes.learn import elimination
 from passes.learn.elimination import eliminate_to_bound
 from passes.learn.parametrizations import HardConcrete
 from passes.learn.parts import Part
+from tests.compiled import compiled, true_mask
 
 torch.set_num_threads(1)
 
 
-@cache
-def it() -> Setting:
-    return prepare("modular_sum", "zero", examples=48)
-
-
-@cache
-def true_mask() -> np.ndarray:
-    found = minimal_edges(it().program, it().task, orders=1, subsets=0)
-    return np.array([str(edge) in found.edges for edge in it().program.graph.edges])
-
-
 def context(allowed: int) -> RunContext:
-    return RunContext(it().program, it().task, (Constraint("edges", allowed / len(true_mask())),))
+    return RunContext(compiled().program, compiled().task, (Constraint("edges", allowed / len(true_mask())),))
 
 
 def parts(*names: str) -> dict[str, Part]:
@@ -43,7 +30,7 @@ def parts(*names: str) -> dict[str, Part]:
 
 
 def learned(scores: np.ndarray, kept: int) -> Circuit:
-    graph = it().program.graph
+    graph = compiled().program.graph
     everywhere = np.ones(len(graph.nodes), bool)
     return Circuit(
         graph, keep_top(scores, kept), everywhere, scores={"edges": scores}, ablation="zero",
@@ -102,13 +89,13 @@ def test_in_a_large_graph_or_model_nothing_is_tried(limit: str, monkeypatch: pyt
 
 def test_weights_that_do_not_do_leave_what_was_learned() -> None:
     size = int(true_mask().sum())
-    closed = {name: np.zeros(tuple(it().program.traced.tensors[name].shape), bool) for name in maskable()}
+    closed = {name: np.zeros(tuple(compiled().program.traced.tensors[name].shape), bool) for name in maskable()}
     circuit = learned(misled(), size).with_(weights=closed)
     assert eliminate_to_bound(circuit, context(size), parts("weights", "edges")) is circuit
 
 
 def maskable() -> list[str]:
-    return list(Discogp().masked_parameters(it().program))
+    return list(Discogp().masked_parameters(compiled().program))
 
 
 def test_ctrl_c_keeps_what_was_learned(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,6 +113,6 @@ def test_ctrl_c_keeps_what_was_learned(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_method_does_it_by_itself() -> None:
     """One step from masks that are all on teaches no ranks."""
     size = int(true_mask().sum())
-    found = passes.run("edge_pruning", it().program, it().task, edges=size, steps=1, initial="ones")
+    found = passes.run("edge_pruning", compiled().program, compiled().task, edges=size, steps=1, initial="ones")
     assert (found.edges == true_mask()).all()
     assert "selection" in found.provenance

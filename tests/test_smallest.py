@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 import pytest
 import torch
 
-from dsl.builtin.truth import Setting, prepare
 from graphir.circuit import Circuit
 from graphir.errors import GraphirError
 from passes import smallest
 from passes.base import keep_top
-from passes.ground_truth import minimal_edges
 from passes.measure import Evaluator, masks_of
 from passes.smallest import Tolerance, smallest_circuit
+from tests.compiled import compiled, true_mask
 
 torch.set_num_threads(1)
 
 
-@cache
-def it() -> Setting:
-    return prepare("modular_sum", "zero", examples=48)
-
-
-@cache
-def true_mask() -> np.ndarray:
-    found = minimal_edges(it().program, it().task, orders=1, subsets=0)
-    return np.array([str(edge) in found.edges for edge in it().program.graph.edges])
-
-
 def chosen(scores: np.ndarray, **options: object) -> Circuit:
-    return smallest_circuit(it().program, it().task, scores, **options)  # type: ignore[arg-type]
+    return smallest_circuit(compiled().program, compiled().task, scores, **options)  # type: ignore[arg-type]
 
 
 def random_scores(seed: int) -> np.ndarray:
@@ -58,10 +44,10 @@ def test_single_edges_are_dropped_until_the_true_ones_are_left(seed: int) -> Non
 @pytest.mark.parametrize("seed", range(3))
 def test_the_size_is_the_smallest_that_is_within(seed: int) -> None:
     scores = random_scores(seed)
-    judge = Evaluator(it().program, it().task, "validation", 64)
-    full = np.ones(len(it().program.graph.nodes), bool)
-    tops = [Circuit(it().program.graph, keep_top(scores, k), full).on_path() for k in range(1, len(scores) + 1)]
-    kl = [judge.measure(masks_of(circuit, it().program))["kl"] for circuit in tops]
+    judge = Evaluator(compiled().program, compiled().task, "validation", 64)
+    full = np.ones(len(compiled().program.graph.nodes), bool)
+    tops = [Circuit(compiled().program.graph, keep_top(scores, k), full).on_path() for k in range(1, len(scores) + 1)]
+    kl = [judge.measure(masks_of(circuit, compiled().program))["kl"] for circuit in tops]
     first = next(circuit for circuit, value in zip(tops, kl, strict=True) if value <= 0.01)
     assert (chosen(scores, drop_single=False).edges == first.edges).all()
 
@@ -86,8 +72,15 @@ def test_the_rule_is_recorded_and_the_scores_are_kept() -> None:
     np.testing.assert_array_equal(circuit.scores["edges"], scores)
 
 
+def test_an_evaluator_at_hand_is_used_with_its_split() -> None:
+    judge = Evaluator(compiled().program, compiled().task, "train")
+    found = chosen(random_scores(0), evaluator=judge)
+    assert (found.edges == true_mask()).all()
+    assert found.provenance["selection"]["split"] == "train"
+
+
 def test_every_circuit_tried_has_the_weights_that_are_given() -> None:
-    scores, shape = true_mask().astype(float), it().program.traced.tensors["blocks.0.mlp.up.weight"].shape
+    scores, shape = true_mask().astype(float), compiled().program.traced.tensors["blocks.0.mlp.up.weight"].shape
     weights = {"blocks.0.mlp.up.weight": np.ones(shape, bool)}
     assert (chosen(scores, weights=weights).edges == true_mask()).all()
     assert chosen(scores, weights=weights).densities()["weights"] == 1.0

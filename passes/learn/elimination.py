@@ -36,7 +36,7 @@ def eliminate_to_bound(circuit: Circuit, context: RunContext, parts: Mapping[str
             return circuit
         found = smallest_circuit(
             context.program, context.task, circuit.scores["edges"], weights=circuit.weights, split="train",
-            observer=context.observer, provenance=circuit.provenance,
+            evaluator=judge, observer=context.observer, provenance=circuit.provenance,
         )  # fmt: skip
     except GraphirError:  # not even all edges are within
         return circuit
