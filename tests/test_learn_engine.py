@@ -39,7 +39,7 @@ def learner(*phases: Phase, completeness: float = 0.0) -> Learner:
     }
     return Learner(
         context, parts, {}, Objective.of(task, "two_logit"), Settings("test", completeness=completeness), phases,
-        lambda name: harden(parts[name], 0.5),
+        lambda name: harden(parts[name], 0.5, program),
     )  # fmt: skip
 
 

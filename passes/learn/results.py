@@ -53,12 +53,20 @@ def kept_count(part: Part, bound: float | None) -> int:
     return max(kept, pinned, 1)
 
 
-def harden(part: Part, bound: float | None) -> dict[str, Tensor]:
-    """Boolean masks of a part by key."""
+def harden(part: Part, bound: float | None, program: MaskedProgram) -> dict[str, Tensor]:
+    """Boolean masks of a part by key. Under a bound, weights of the program that are zero come last: whether they are
+    kept makes no difference, and their masks learn nothing."""
     values = part.logits
     if part.pinned is not None:
         values = {key: value.masked_fill(part.pinned, torch.inf) for key, value in values.items()}
+    if part.name == "weights" and bound is not None:
+        values = {key: _zeros_last(value, program.traced.tensors[key]) for key, value in values.items()}
     return keep_highest(values, kept_count(part, bound))
+
+
+def _zeros_last(logits: Tensor, weight: Tensor) -> Tensor:
+    zero = weight == 0
+    return logits.masked_fill(zero, -torch.inf) if bool(zero.any()) else logits
 
 
 def scores_of(part: Part) -> np.ndarray:
@@ -78,7 +86,7 @@ def learned_circuit(
     scores: dict[str, np.ndarray] = {}
     if "nodes" in parts:
         scores["nodes"] = scores_of(parts["nodes"])
-        nodes = next(iter(harden(parts["nodes"], bounds.get("nodes")).values())).cpu().numpy()
+        nodes = next(iter(harden(parts["nodes"], bounds.get("nodes"), context.program).values())).cpu().numpy()
     if "edges" in parts:
         part = parts["edges"]
         scores["edges"] = scores_of(part)
@@ -90,10 +98,11 @@ def learned_circuit(
         edges = (kept & open_).cpu().numpy()
     weights = {}
     if "weights" in parts:
-        weights = {k: m.cpu().numpy() for k, m in harden(parts["weights"], bounds.get("weights")).items()}
+        kept_weights = harden(parts["weights"], bounds.get("weights"), context.program)
+        weights = {name: mask.cpu().numpy() for name, mask in kept_weights.items()}
     if "neurons" in parts:
         scores["neurons"] = scores_of(parts["neurons"])
-        kept_neurons = next(iter(harden(parts["neurons"], bounds.get("neurons")).values()))
+        kept_neurons = next(iter(harden(parts["neurons"], bounds.get("neurons"), context.program).values()))
         more["neurons"] = {"kept": int(kept_neurons.sum()), "of": len(kept_neurons)}
         for name, mask in weights_of_neurons(context.program, kept_neurons).items():
             weights[name] = weights[name] & mask if name in weights else mask

@@ -50,7 +50,7 @@ def learn_circuit(
         objective,
         settings,
         phases,
-        lambda name: harden(parts[name], bounds[name]),
+        lambda name: harden(parts[name], bounds[name], context.program),
     )
     if state is not None:
         learner.load(state)
