@@ -220,7 +220,8 @@ class CompositionSpec(Located):
     """A circuit made of others, which are all on `graph`; `operands` are the circuits the formula names, each once.
 
     `task` is what it is judged on, with `ablation` as its own. That is the reference that stands in for what is left
-    out: what all operands have, or the one the file says, which it must where they differ (`mixed`).
+    out, of that task's data: what all operands have, or the one the file says, which it must where they differ
+    (`mixed`).
     """
 
     name: str

@@ -10,8 +10,9 @@ identities (idempotence, commutativity, associativity, absorption, De Morgan, in
 weights alike, and running `~c` is running the complement of `c`. Nothing is changed in place, neither mask is inverted
 as a side effect (a defect of the published code for mask composition).
 
-Weights: a parameter that a circuit does not name is kept whole by it, and by its complement. The identities that
-involve a complement therefore hold among operands that mask the same parameters.
+Weights: a parameter that a circuit does not name is kept whole by it, and by its complement. So are the edges of a
+circuit that masks weights and drops no edge. The identities that involve a complement therefore hold among operands
+that mask the same parameters, and that all mask edges or all do not.
 
 A circuit without its ablation reference (what stands in for a part that is not kept) is not defined: each result keeps
 the references of its operands in its provenance, and operands whose references differ are refused unless `ablation`
@@ -84,11 +85,7 @@ def intersection(first: Circuit, *others: Circuit, ablation: str | None = None, 
 
 def difference(first: Circuit, *others: Circuit, ablation: str | None = None, name: str = "") -> Circuit:
     """What the first circuit keeps and none of the others does: `first & ~other & …` (arguments as of `union`)."""
-
-    def without(a: Mask, b: Mask) -> Mask:
-        return a & ~b
-
-    return _combine("difference", (first, *others), without, ablation, name)
+    return _combine("difference", (first, *others), _without, ablation, name)
 
 
 def symmetric_difference(first: Circuit, second: Circuit, *, ablation: str | None = None, name: str = "") -> Circuit:
@@ -97,8 +94,9 @@ def symmetric_difference(first: Circuit, second: Circuit, *, ablation: str | Non
 
 
 def complement(circuit: Circuit, *, name: str = "") -> Circuit:
-    """The edges and weights that the circuit does not keep; parameters that it does not mask stay whole."""
-    edges = ~effective_edges(circuit)
+    """The edges and weights that the circuit does not keep. Parameters that it does not mask stay whole, and so do
+    edges where it masks weights alone."""
+    edges = _others_edges(circuit)
     weights = {parameter: ~np.asarray(kept, bool) for parameter, kept in circuit.weights.items()}
     reference = reference_of(circuit)
     return _result("complement", circuit.graph, edges, weights, (circuit,), reference, None, name)
@@ -111,6 +109,15 @@ def effective_edges(circuit: Circuit) -> Mask:
     """(E,) the edges that run: kept, from a kept node."""
     kept: Mask = circuit.edges & circuit.nodes[links_of(circuit.graph).src]
     return kept
+
+
+def _others_edges(circuit: Circuit) -> Mask:
+    """(E,) the edges of the complement."""
+    return effective_edges(circuit) if circuit.masks_weights_alone else ~effective_edges(circuit)
+
+
+def _without(a: Mask, b: Mask) -> Mask:
+    return a & ~b
 
 
 def needed_nodes(graph: Graph, edges: Mask) -> Mask:
@@ -231,15 +238,18 @@ def _combine(
 ) -> Circuit:
     graph = common_graph(operands)
     reference = common_reference(operands, rule)
-    edges = reduce(combine, [effective_edges(circuit) for circuit in operands])
+    edges = [effective_edges(circuit) for circuit in operands]
     masks = common_weights(operands)
     if operation == "difference":  # what an operand does not mask, it does not take away either
+        edges[1:] = [~_others_edges(circuit) for circuit in operands[1:]]
         masks[1:] = [
             {p: kept if p in circuit.weights else np.zeros_like(kept) for p, kept in mask.items()}
             for circuit, mask in zip(operands[1:], masks[1:], strict=True)
         ]
+    elif operation == "symmetric difference" and all(circuit.masks_weights_alone for circuit in operands):
+        edges = edges[:1]
     weights = {parameter: reduce(combine, [mask[parameter] for mask in masks]) for parameter in masks[0]}
-    return _result(operation, graph, edges, weights, operands, reference, rule, name)
+    return _result(operation, graph, reduce(combine, edges), weights, operands, reference, rule, name)
 
 
 def _result(

@@ -1,14 +1,15 @@
 """How much circuits share: IoU, IoMin, shared and remaining fractions, of the whole, by layer and by kind.
 
 IoU is |A & B| / |A or B|, IoMin, the overlap coefficient, |A & B| / min(|A|, |B|), over any number of circuits; both
-are 1 where the sets are empty. Shared is |A & B| / |A| for each circuit, remaining the share of it that not all have.
+are 1 where the sets are empty. Of each set A_i, shared is |A_i & (any other)| / |A_i|, and remaining
+|A_i & A_1| / |A_1|, how much of the first it has (Csordás et al. 2021); of an empty set all is shared, all remains.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, reduce
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,48 +25,70 @@ Mask = NDArray[np.bool_]
 PARTS = ("edges", "nodes", "weights")
 LAYERS = 5
 """Layers that a table shows of each part, those with the most in common; what the others have is added up."""
-HEADERS = ("part", "shared", "union", "IoU", "IoMin", "chance IoU", "remaining")
+HEADERS = ("part", "shared", "union", "IoU", "IoMin", "chance IoU", "shared of each", "remaining of first")
 """What a row of `overlap_rows` says."""
+
+
+def compared(masks: Sequence[Mask]) -> tuple[Mask, ...]:
+    """The sets that an overlap of sets (masks of one shape) counts: what all have, what any has, everything there is;
+    each set; of each set what another has, too; of each set what the first has, too."""
+    if not masks:
+        raise GraphirError("an overlap needs at least one circuit")
+    times = np.zeros(np.shape(masks[0]), np.uint16)
+    for mask in masks:
+        times += mask
+    several = times > 1
+    return (
+        times == len(masks), times > 0, np.ones_like(several),
+        *masks, *(mask & several for mask in masks), *(mask & masks[0] for mask in masks),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """Overlap of several sets: `shared` is how many all have, `either` how many any has, `sizes` are in the order
-    of the operands, `total` is how many there are to choose from."""
+    """Overlap of several sets: `shared` is how many all have, `either` how many any has, `total` how many there are to
+    choose from; in the order of the operands `sizes`, how many of each another has too (`common`), and the first
+    (`of_first`)."""
 
     shared: int
     either: int
     sizes: tuple[int, ...]
     total: int
+    common: tuple[int, ...]
+    of_first: tuple[int, ...]
 
     @classmethod
     def of(cls, masks: Sequence[Mask]) -> Overlap:
         """Of boolean masks of one shape."""
-        if not masks:
-            raise GraphirError("an overlap needs at least one circuit")
-        shared, either = reduce(np.logical_and, masks), reduce(np.logical_or, masks)
-        return cls(int(shared.sum()), int(either.sum()), tuple(int(m.sum()) for m in masks), int(np.size(masks[0])))
+        return cls.of_counts([int(np.count_nonzero(each)) for each in compared(masks)])
+
+    @classmethod
+    def of_counts(cls, counts: Sequence[int]) -> Overlap:
+        """From how many are in each set of `compared`."""
+        shared, either, total, *rest = counts
+        sets = len(rest) // 3
+        sizes, common, of_first = (tuple(rest[start : start + sets]) for start in (0, sets, 2 * sets))
+        return cls(shared, either, sizes, total, common, of_first)
 
     @property
     def iou(self) -> float:
         """Intersection over union."""
-        return self.shared / self.either if self.either else 1.0
+        return _share(self.shared, self.either)
 
     @property
     def iomin(self) -> float:
         """Intersection over the smallest set, the overlap coefficient."""
-        smallest = min(self.sizes)
-        return self.shared / smallest if smallest else 1.0
+        return _share(self.shared, min(self.sizes))
 
     @property
     def shared_fractions(self) -> tuple[float, ...]:
-        """The share of each set that all have."""
-        return tuple(self.shared / size if size else 1.0 for size in self.sizes)
+        """Of each set the share that any other has."""
+        return tuple(_share(part, size) for part, size in zip(self.common, self.sizes, strict=True))
 
     @property
     def remaining_fractions(self) -> tuple[float, ...]:
-        """The share of each set that not all have."""
-        return tuple(1.0 - share for share in self.shared_fractions)
+        """How much of the first set each has, as a share of the first."""
+        return tuple(_share(part, self.sizes[0]) for part in self.of_first)
 
     @property
     def chance(self) -> float:
@@ -89,6 +112,10 @@ class Overlap:
             "remaining_fractions": list(self.remaining_fractions),
             "chance": self.chance,
         }
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,13 +183,8 @@ class CircuitOverlap:
     def _by(self, part: str, groups: Mapping[str, Groups]) -> dict[str, Overlap]:
         if part not in self.masks:
             raise GraphirError(f"there is no overlap of {part}", [f"one of {', '.join(self.masks)}"])
-        masks = self.masks[part]
-        both, either, every = reduce(np.logical_and, masks), reduce(np.logical_or, masks), np.ones_like(masks[0])
-        counted = groups[part].count((both, either, every, *masks))
-        return {
-            name: Overlap(shared, union, tuple(sizes), total)
-            for name, (shared, union, total, *sizes) in counted.items()
-        }
+        counted = groups[part].count(compared(self.masks[part]))
+        return {name: Overlap.of_counts(counts) for name, counts in counted.items()}
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: each part's whole, `by_layer` and `by_kind`."""
@@ -198,7 +220,7 @@ def overlap_rows(found: Mapping[str, Any], *, layers: int | None = LAYERS) -> li
             rest, shared, union = [], 0, 0
         rows += [_row(f"  {part} of {_layer_words(name)}", each) for name, each in own.items()]
         if rest:
-            rows.append((f"  … {len(rest)} more layers", shared, union, shared / union, None, None, ""))
+            rows.append((f"  … {len(rest)} more layers", shared, union, shared / union, None, None, "", ""))
     return rows
 
 
@@ -207,8 +229,8 @@ def _layer_words(name: str) -> str:
 
 
 def _row(name: str, found: Mapping[str, Any]) -> tuple[Any, ...]:
-    remaining = " ".join(f"{share:.0%}" for share in found["remaining_fractions"])
-    return name, found["shared"], found["union"], found["iou"], found["iomin"], found["chance"], remaining
+    each = (" ".join(f"{share:.0%}" for share in found[key]) for key in ("shared_fractions", "remaining_fractions"))
+    return name, found["shared"], found["union"], found["iou"], found["iomin"], found["chance"], *each
 
 
 def overlap(*operands: Circuit, across_models: bool = False) -> CircuitOverlap:

@@ -125,6 +125,12 @@ class Circuit(InNotebook):
         """Share of the graph's edges that are dropped."""
         return 1.0 - self.density
 
+    @property
+    def masks_weights_alone(self) -> bool:
+        """Whether it has masks on weights and every edge runs. Its complement has every edge, too: with none of them it
+        would know nothing, whatever its weights were."""
+        return bool(self.weights) and bool((self.edges & self.nodes[links_of(self.graph).src]).all())
+
     def densities(self) -> dict[str, float]:
         """Kept shares of edges, nodes and, when weights are masked, of parameter scalars named in `weights`; of neurons
         where the provenance says how many of them these masks keep."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -104,18 +104,22 @@ def _of(deltas: Sequence[Tensor | None], name: str, totals: Mapping[str, int] | 
     if len({delta.shape for delta in known}) > 1:
         raise ModelMismatchError(f"`{name}` has shape {' and '.join(str(tuple(delta.shape)) for delta in known)}")
     if not known:
-        return Overlap(0, 0, (0,) * len(deltas), total)
+        nothing = (0,) * len(deltas)
+        return Overlap(0, 0, nothing, total, nothing, nothing)
     masks = [torch.zeros_like(known[0], dtype=torch.bool) if delta is None else delta != 0 for delta in deltas]
-    shared, either = masks[0].clone(), masks[0].clone()
-    for mask in masks[1:]:
-        shared &= mask
-        either |= mask
-    return Overlap(int(shared.sum()), int(either.sum()), tuple(int(mask.sum()) for mask in masks), total)
+    return replace(Overlap.of([mask.cpu().numpy() for mask in masks]), total=total)
 
 
 def _sum(parts: Iterable[Overlap], operands: int) -> Overlap:
     found = list(parts)
-    sizes = tuple(sum(each.sizes[place] for each in found) for place in range(operands))
+
+    def total(key: str) -> int:
+        return sum(getattr(each, key) for each in found)
+
+    def by_operand(key: str) -> tuple[int, ...]:
+        return tuple(sum(getattr(each, key)[place] for each in found) for place in range(operands))
+
     return Overlap(
-        sum(each.shared for each in found), sum(each.either for each in found), sizes, sum(each.total for each in found)
-    )
+        total("shared"), total("either"), by_operand("sizes"), total("total"), by_operand("common"),
+        by_operand("of_first"),
+    )  # fmt: skip

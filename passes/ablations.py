@@ -20,6 +20,7 @@ from passes.task import Batch, Task
 from passes.tokenizing import TokenizedExample
 
 if TYPE_CHECKING:
+    from graphir.circuit import Circuit
     from passes.optimal_constants import LearnedConstants
 
 _LEARNED: WeakKeyDictionary[MaskedProgram, dict[str, LearnedConstants]] = WeakKeyDictionary()
@@ -86,6 +87,12 @@ class ReferenceSource:
                 ["add counterfactuals, or `ablate zero` or `ablate mean`"],
             )
         return self._program.reference(batch.counterfactual, hidden=self._hidden)
+
+
+def source_of(circuit: Circuit, program: MaskedProgram, task: Task) -> ReferenceSource:
+    """What evidence about a circuit is gathered with: under `optimal` its own constants, so that what is knocked out
+    of it, and what it is compared with, have the values that it was measured with."""
+    return ReferenceSource(program, task, constants=circuit.constants)
 
 
 def _inputs(

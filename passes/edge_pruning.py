@@ -17,15 +17,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 
 from graphir.circuit import Circuit
 from graphir.errors import GraphirError
 from passes.base import Pass, RunContext
-from passes.eap import score_edges
 from passes.learn.control import Constant, Control, Lagrangian, Projection, Schedule
-from passes.learn.initial import HIGHEST, density_of_origin, is_attributed, ranked
+from passes.learn.initial import HIGHEST, attributed_edges, density_of_origin
 from passes.learn.learner import Phase, Settings
 from passes.learn.objectives import Objective
 from passes.learn.parametrizations import HardConcrete
@@ -34,7 +32,6 @@ from passes.learn.results import pinned_nodes
 from passes.learn.running import learn_circuit
 from passes.learned_options import EdgePruningOptions
 
-_EAP_EXAMPLES = 64
 _ON = 2.0
 _RATE = 0.2
 _TRAVEL = 15.0
@@ -91,11 +88,11 @@ class EdgePruning(EdgePruningOptions, Pass):
                 "masks that are all on at first have no starting density", ["initial: eap", "or leave `start` out"]
             )
         if self.initial == "eap":
-            scores = np.abs(score_edges(context, batch_size=self.batch_size, examples=_EAP_EXAMPLES))
             wanted = max(1.0 - target, 0.0)
-            if is_attributed([torch.as_tensor(scores)], max(wanted, 1.0 / total)):
-                density = self.start if self.start is not None else min(2.0 * wanted, 1.0)
-                return _Start(ranked(scores, density / 2), density, rate, warmup)
+            density = self.start if self.start is not None else min(2.0 * wanted, 1.0)
+            logits = attributed_edges(context, wanted, batch_size=self.batch_size, opened=density)
+            if logits is not None:
+                return _Start(logits, density, rate, warmup)
         return _Start(
             torch.full((total,), _ON), 1.0,
             self.learning_rate or min(_TRAVEL / self.steps, _RATE),

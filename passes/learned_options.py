@@ -251,7 +251,9 @@ class UgsOptions:
         None, "edges: price of each node with edges in and out; half of λ, at most 2e-4, when left out", minimum=0
     )
     learning_rate: float = option(0.15, "learning rate of the masks", above=0)
-    initial: float = option(1.0, "logit at the start")
+    initial: float | None = option(
+        None, "logit at the start; when left out, of edges under a constraint at ranks of attributions, else 1"
+    )
     seeds: tuple[int, ...] = option((0,), "one run for each seed; the best on validation data is kept", minimum=0)
 
 

@@ -46,7 +46,7 @@ class Evaluator:
     """Measures masks on one split, in batches of `batch_size` rows, more where these are short: up to `TOKENS` tokens.
 
     The full model's logits at the predicting positions are kept; ablation values are computed anew for each batch, so
-    that memory does not grow with the data."""
+    that memory does not grow with the data. They are the task's, unless a `source` gives others."""
 
     def __init__(
         self,
@@ -55,11 +55,12 @@ class Evaluator:
         split: str = "test",
         batch_size: int = 8,
         observer: Observer | None = None,
+        source: ReferenceSource | None = None,
     ) -> None:
         self.program, self.task, self.split = program, task, split
         self._tokens = candidate_tokens(task).to(program.device)
         self.observer = observer or SilentObserver()
-        self._source = ReferenceSource(program, task)
+        self._source = source or ReferenceSource(program, task)
         rows = max(batch_size, task.rows_for(split, TOKENS))
         self._batches = [batch.to(program.device) for batch in task.batches(split, rows)]
         with torch.no_grad():

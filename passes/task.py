@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -131,6 +131,13 @@ class Task:
 
     def __len__(self) -> int:
         return sum(map(len, self.splits.values()))
+
+    def beside(self, judged: Task) -> Task:
+        """This task with the examples of another one in a split of their own: what to take means over for circuits that
+        were found on this task and are judged on the other. Means are over this one's training examples; where these
+        have none, at positions further on or of other templates, the judged examples stand in."""
+        rows = tuple(row for split in judged.splits.values() for row in split)
+        return replace(self, splits={**self.splits, "judged": rows})
 
     def examples(self, split: str) -> tuple[TokenizedExample, ...]:
         """The examples of one split; UnknownNameError for a split that is not there."""

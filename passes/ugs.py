@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from graphir.circuit import Circuit
 from passes.base import Pass, RunContext
 from passes.learn.control import Constant, priced_or_bounded
+from passes.learn.initial import attributed_edges
 from passes.learn.learner import Phase, Settings
 from passes.learn.objectives import Objective
 from passes.learn.parametrizations import UniformGradient
@@ -27,6 +29,9 @@ from passes.learn.results import entries_of, pinned_nodes
 from passes.learn.running import learn_circuit
 from passes.learn.uniform import NodeComplexity, OnPath, UniformPart
 from passes.learned_options import UgsOptions
+
+_INITIAL = 1.0
+"""The published logit at the start."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Ugs(UgsOptions, Pass):
         part = f"{self.level}s"
         return learn_circuit(
             self, context,
-            lambda _: {part: self._part(context, part)},
+            lambda fresh: {part: self._part(context, part, fresh=fresh)},
             lambda parts: {
                 part: priced_or_bounded(
                     Constant(self.penalty * parts[part].total), context.bound(part), self.steps
@@ -50,13 +55,21 @@ class Ugs(UgsOptions, Pass):
             [Phase(self.steps, frozenset({part}))],
         )  # fmt: skip
 
-    def _part(self, context: RunContext, name: str) -> Part:
+    def _part(self, context: RunContext, name: str, *, fresh: bool) -> Part:
         graph, device = context.graph, context.program.device
         options: dict[str, Any] = {"rate": self.learning_rate, "betas": (0.9, 0.995)}
-        logits = {name: torch.full((entries_of(context, name),), self.initial, device=device)}
+        logits = {name: self._start(context, name, fresh=fresh).to(device)}
         if name == "nodes":
             pinned = torch.as_tensor(pinned_nodes(graph), device=device)
             return UniformPart(name, logits, UniformGradient(), pinned=pinned, **options)
         price = min(self.penalty / 2, 2e-4) if self.node_penalty is None else self.node_penalty
         masks = UniformGradient(alive=OnPath(graph))
         return UniformPart(name, logits, masks, complexity=NodeComplexity(graph, device), price=price, **options)
+
+    def _start(self, context: RunContext, name: str, *, fresh: bool) -> Tensor:
+        bound = context.bound("edges")
+        ranks = None
+        if fresh and self.initial is None and name == "edges" and bound is not None and context.origin is None:
+            ranks = attributed_edges(context, bound, batch_size=self.batch_size)
+        level = _INITIAL if self.initial is None else self.initial
+        return torch.full((entries_of(context, name),), level) if ranks is None else ranks

@@ -33,10 +33,12 @@ SHAPES = {"h.0.attn.q.weight": (4, 3), "h.1.mlp.up.weight": (5,)}
 
 
 def drawn(graph: Graph, seed: int, *, weights: bool = True) -> Circuit:
-    """A circuit of random edges, nodes (not all that its edges need) and weights."""
+    """A circuit of random edges, nodes (not all that its edges need) and weights. The first edge never runs and the
+    second does, so that unions do not keep every edge, nor complements."""
     rng = np.random.default_rng(seed)
     masks = {name: rng.random(shape) < 0.5 for name, shape in SHAPES.items()} if weights else {}
     edges, nodes = rng.random(len(graph.edges)) < rng.random(), rng.random(len(graph.nodes)) < 0.8
+    edges[:2], nodes[graph.edge_src[1]] = (False, True), True
     return Circuit(graph, edges, nodes, weights=masks, name=f"c{seed}", provenance={"seed": seed})
 
 
@@ -85,6 +87,26 @@ IDENTITIES: Mapping[str, Callable[..., tuple[Circuit, Circuit]]] = {
 def test_identities(name: str, operands: list[Circuit]) -> None:
     left, right = IDENTITIES[name](*operands)
     assert parts(left) == parts(right)
+
+
+@pytest.mark.parametrize("name", IDENTITIES)
+@settings(max_examples=10)
+@given(operands=circuits(3))
+def test_identities_of_circuits_that_mask_weights_alone(name: str, operands: list[Circuit]) -> None:
+    left, right = IDENTITIES[name](*(operand.with_(**everything(operand.graph)) for operand in operands))
+    assert parts(left) == parts(right)
+    assert left.edges.all()
+
+
+def everything(graph: Graph) -> dict[str, Any]:
+    return {"edges": np.ones(len(graph.edges), bool), "nodes": np.ones(len(graph.nodes), bool)}
+
+
+def test_what_masks_weights_alone_takes_no_edges_away() -> None:
+    edges, weights = drawn(GRAPH, 0), drawn(GRAPH, 1).with_(**everything(GRAPH))
+    assert (edges - weights).edges.tolist() == (edges | edges).edges.tolist()
+    assert not (edges - weights).masks_weights_alone
+    assert (weights - edges).edges.tolist() == (~edges).edges.tolist()
 
 
 @settings(max_examples=30)
@@ -259,8 +281,10 @@ def test_overlap_is_that_of_sets(operands: list[Circuit]) -> None:
     smallest = min(map(len, named))
     assert found.edges.iou == (len(both) / len(either) if either else 1)
     assert found.edges.iomin == (len(both) / smallest if smallest else 1)
-    assert found.edges.shared_fractions == tuple(len(both) / len(s) if s else 1.0 for s in named)
-    assert found.edges.remaining_fractions == tuple(1 - share for share in found.edges.shared_fractions)
+    first, second, third = named
+    others = (second | third, first | third, first | second)
+    assert found.edges.shared_fractions == tuple(len(s & o) / len(s) for s, o in zip(named, others, strict=True))
+    assert found.edges.remaining_fractions == tuple(len(s & first) / len(first) for s in named)
     for part in ("edges", "nodes", "weights"):
         whole = found.whole[part]
         for groups in (found.by_layer(part), found.by_kind(part)):
@@ -351,12 +375,12 @@ def test_overlap_in_words() -> None:
     b = Circuit.of_edges(GRAPH, ["embed -> m0"], name="b")
     assert str(overlap(a, b)).splitlines()[:7] == [
         "overlap of a, b",
-        "part                 shared  union  IoU  IoMin  chance IoU  remaining",
-        "edges                     1      2  0.5      1     0.01887  50% 0%",
-        "  edges of mlp            1      1    1      1     0.05882  0% 0%",
-        "  edges of output         0      1    0      1           0  100% 0%",
-        "  edges of layer 0        1      1    1      1     0.07692  0% 0%",
-        "  edges of no layer       0      1    0      1           0  100% 0%",
+        "part                 shared  union  IoU  IoMin  chance IoU  shared of each  remaining of first",
+        "edges                     1      2  0.5      1     0.01887  50% 100%        100% 50%",
+        "  edges of mlp            1      1    1      1     0.05882  100% 100%       100% 100%",
+        "  edges of output         0      1    0      1           0  0% 100%         100% 0%",
+        "  edges of layer 0        1      1    1      1     0.07692  100% 100%       100% 100%",
+        "  edges of no layer       0      1    0      1           0  0% 100%         100% 0%",
     ]
     assert overlap(a, b).to_json()["edges"]["by_kind"]["mlp"]["iou"] == 1
     with pytest.raises(GraphirError, match="no overlap of weights"):

@@ -15,14 +15,15 @@ from scipy.stats import kendalltau
 from graphir.circuit import Circuit
 from graphir.errors import DataError, GraphirError, UnknownNameError
 from graphir.run.masks import Masks
-from passes.evidence import measure_faithfulness
+from passes.evidence import gather_evidence, measure_faithfulness
 from passes.evidence.completeness import measure_completeness
 from passes.evidence.faithfulness import SHARES, integral
 from passes.evidence.minimality import measure_minimality
 from passes.evidence.roc import edge_roc
 from passes.evidence.scoring import BudgetSpentError, Scorer, components_of
-from passes.measure import candidate_tokens
+from passes.measure import Evaluator, candidate_tokens
 from passes.metrics import accuracy, jsd_from, kendall_tau, logit_diff, logits_at
+from passes.optimal_constants import with_optimal_constants
 from tests.inducing import BUDGET, KNOWN, evaluator, known, scores, toy
 
 # --- metrics ---------------------------------------------------------------------------------------------------------
@@ -202,6 +203,24 @@ def test_a_scorer_gives_what_an_evaluator_measures(metric: str) -> None:
         circuit = Circuit(program.graph, kept, np.ones(len(program.graph.nodes), bool))
         assert scorer(kept) == pytest.approx(evaluator().measure_circuit(circuit)[metric], abs=1e-4)
     assert scorer.model == pytest.approx(evaluator().full[metric], abs=1e-4)
+
+
+def test_under_optimal_ablation_evidence_has_the_circuits_own_constants() -> None:
+    """A knock-out of nothing, the circuit itself, is what was measured of it."""
+    program, plain = toy()
+    task = replace(plain, ablation="optimal")
+    circuit = with_optimal_constants(known().with_(ablation="optimal"), program, task, steps=30)
+    found = gather_evidence(
+        circuit, program, task, parts=("completeness", "minimality", "controls"), budget=replace(BUDGET, examples=1000)
+    )
+    measured = Evaluator(program, task).measure_circuit(circuit)
+    assert found.metrics["logit_diff"] == pytest.approx(measured["logit_diff"], abs=1e-5)
+    assert found.completeness is not None
+    assert found.completeness.base.circuit == pytest.approx(measured["logit_diff"], abs=1e-4)
+    assert found.minimality is not None
+    assert found.minimality.base == pytest.approx(measured["logit_diff"], abs=1e-4)
+    generic = Scorer(program, task, examples=1000)(circuit.edges)
+    assert generic != pytest.approx(measured["logit_diff"], abs=1e-3)
 
 
 def test_a_set_is_run_once_and_the_budget_holds() -> None:

@@ -17,6 +17,9 @@ from dsl.running.progress import Reporter
 from dsl.running.workplace import Workplace
 from dsl.spec import SpecError
 from graphir import algebra
+from graphir.algebra import reference_of
+from passes.ablations import ReferenceSource
+from passes.measure import Evaluator
 from tests.running import HEAD, RANKED, run_text, spec_of, trace_once
 
 SHORT = '{"0-0-0", "1-0-2", "0-2-1", "2-1-1", "3-0-0", "1-3-1"}'
@@ -73,6 +76,42 @@ def test_a_formula_is_what_the_algebra_says(composed: RunResult) -> None:
     assert np.array_equal(composed.circuits["mixed"].edges, ((a & b) - ~(a | b)).edges)
     assert np.array_equal(composed.circuits["rest"].edges, algebra.complement(a | b).edges)
     assert composed.circuits["mixed"].provenance["formula"] == "(a & b) - ~either"
+
+
+MEANS = SUBTASKS.replace("at last\n", "at last\n  ablate mean\n") + PARTS
+
+
+def test_means_of_two_subtasks_need_a_rule(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="mean of different data are combined without a rule") as error:
+        run_text(MEANS + "circuit u = a | b for pairs\n", tmp_path)
+    assert "`a`: mean of `pairs.short`, `b`: mean of `pairs.long`" in str(error.value)
+
+
+def test_means_of_the_parts_are_not_those_of_another_task_to_be_judged_on(tmp_path: Path) -> None:
+    parts = MEANS.replace("for pairs.long", "for pairs.short")
+    with pytest.raises(SpecError, match=r"`b`: mean of `pairs.short`; judged on `pairs`"):
+        run_text(parts + "circuit u = a | b for pairs\n", tmp_path)
+
+
+def test_a_part_keeps_its_means_where_it_is_measured_on_another_task(tmp_path: Path) -> None:
+    run = run_text(MEANS + "circuit u = a | b for pairs ablate mean\n", tmp_path)
+    found: Any = run.results["compositions"]["u"]
+    place = Workplace.of(spec_of(MEANS + "query q = edges of a\n", tmp_path / "again"), Reporter(quiet=True))
+    graph, (_, short, long) = place.spec.graphs[0], place.spec.tasks
+    program = place.program(graph)
+    tasks = {name: place.task(each, graph.model) for name, each in (("short", short), ("long", long))}
+    circuit = run.circuits["a"].with_(graph=place.graph(graph))
+
+    def measured(judged: str, means: str) -> float:
+        source = ReferenceSource(program, tasks[means])
+        return Evaluator(program, tasks[judged], "test", source=source).measure_circuit(circuit)["kl"]
+
+    on_long = found.measured["pairs.long"]["a"].metrics["kl"]
+    assert on_long == pytest.approx(measured("long", "short"), abs=1e-6)
+    assert on_long != pytest.approx(measured("long", "long"), abs=1e-5)
+    assert found.measured["pairs.short"]["a"].metrics["kl"] == pytest.approx(measured("short", "short"), abs=1e-6)
+    data = {name: reference_of(run.circuits[name]).data for name in ("a", "b", "u")}
+    assert len(set(data.values())) == 3
 
 
 def test_a_composition_is_judged_asked_and_saved_as_any_circuit(composed: RunResult) -> None:

@@ -14,6 +14,9 @@ from dsl.checking.tasks import check_ablation
 from dsl.schema import IMPORT_FORMATS
 from dsl.spec import AnyCircuit, CompositionSpec, Formula, ImportSpec, TaskSpec
 
+OF_THE_PROMPT = ("zero", "interchange", "noise")
+"""Ablations that take no values from other examples."""
+
 
 def check_composition(context: Context, section: tree.Composition) -> CompositionSpec | None:
     """A formula over circuits of one graph, with one task and one ablation, or a clause that says which."""
@@ -32,14 +35,20 @@ def check_composition(context: Context, section: tree.Composition) -> Compositio
     if not _one_graph(context, section, parts) or not _one_kind(context, section, parts):
         return None
     task = _task(context, section, clauses.get("for"), parts)
-    ablation = _ablation(context, section, clauses.get("ablate"), parts)
-    if task is None or ablation is None:
+    if task is None:
         return None
-    kinds = {_reference(each) for each in parts}
-    graph = parts[0].graph
+    references = {_reference(each) for each in parts}
+    clause = clauses.get("ablate")
+    if isinstance(clause, tree.Ablate):
+        ablation = check_ablation(context, clause)
+    else:
+        ablation = _common_ablation(context, section, task, parts)
+    if ablation is None:
+        return None
     judged = replace(task, ablation=ablation)
+    mixed = bool(references - {_reference_on(judged)})
     return CompositionSpec(
-        section.span, section.name.text, formula, parts, graph, judged, ablation, len(kinds) > 1, section.kind
+        section.span, section.name.text, formula, parts, parts[0].graph, judged, ablation, mixed, section.kind
     )
 
 
@@ -118,29 +127,42 @@ def _task(
     return None
 
 
-def _reference(circuit: AnyCircuit) -> str:
-    """What stands in for what a circuit leaves out."""
-    if isinstance(circuit, CompositionSpec):
-        return circuit.ablation
-    return circuit.task.ablation if circuit.task else "interchange"
+Reference = tuple[str, str]
+"""What stands in for what a circuit leaves out: the kind of ablation, and the task whose data its values come from ("",
+where they come from the prompt at hand)."""
 
 
-def _ablation(
-    context: Context,
-    section: tree.Composition,
-    clause: tree.ForTask | tree.Ablate | None,
-    parts: tuple[AnyCircuit, ...],
+def _reference_on(task: TaskSpec) -> Reference:
+    return task.ablation, "" if task.ablation in OF_THE_PROMPT else task.name
+
+
+def _reference(circuit: AnyCircuit) -> Reference:
+    return ("interchange", "") if circuit.task is None else _reference_on(circuit.task)
+
+
+def _common_ablation(
+    context: Context, section: tree.Composition, task: TaskSpec, parts: tuple[AnyCircuit, ...]
 ) -> str | None:
-    if isinstance(clause, tree.Ablate):
-        return check_ablation(context, clause)
-    kinds = {each.name: _reference(each) for each in parts}
-    first = next(iter(kinds.values()))
-    if len(set(kinds.values())) == 1:
+    """What all parts have, of the data that the composition is judged on; where they have not, a file must say so."""
+    found = {each.name: _reference(each) for each in parts}
+    first = next(iter(found.values()))[0]
+    shared = {*found.values(), _reference_on(replace(task, ablation=first))}
+    if len(shared) == 1:
         return first
-    notes = [", ".join(f"`{name}`: {kind}" for name, kind in kinds.items())]
-    message = "circuits with different ablations are combined without a rule"
-    context.error("C407", message, section.formula.span, notes=notes, help=f"add `ablate {first}`")
+    told = ", ".join(f"`{name}`: {_words(reference)}" for name, reference in found.items())
+    told += f"; judged on `{task.name}`" if len(set(found.values())) == 1 else ""
+    if len({kind for kind, _ in shared}) > 1:
+        message = "circuits with different ablations are combined without a rule"
+    else:
+        message = f"circuits with {first} of different data are combined without a rule"
+    help = f"add `ablate {first}`" + ("" if first in OF_THE_PROMPT else f", of the data of `{task.name}`")
+    context.error("C407", message, section.formula.span, notes=[told], help=help)
     return None
+
+
+def _words(reference: Reference) -> str:
+    kind, data = reference
+    return f"{kind} of `{data}`" if data else kind
 
 
 def check_import(context: Context, section: tree.Import) -> ImportSpec | None:

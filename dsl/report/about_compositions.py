@@ -75,7 +75,7 @@ def overlap_blocks(found: Data, title: str) -> Iterator[Block]:
         rows.append(_row(part, whole))
         rows += [_row(f"{part} of {name}", each) for name, each in _kept(whole.get("by_kind")).items()]
     if rows:
-        headers = ("part", "shared", "union", "IoU", "IoMin", "IoU by chance", "not shared")
+        headers = ("part", "shared", "union", "IoU", "IoMin", "IoU by chance", "shared of each", "remaining of first")
         yield table(headers, rows, title, limit=MOST)
     layers = {part: _kept(whole.get("by_layer")) for part, whole in parts.items()}
     names = sorted({name for own in layers.values() for name in own}, key=_in_order)
@@ -92,9 +92,12 @@ def _kept(groups: Any) -> dict[str, Data]:
 
 
 def _row(name: str, found: Data) -> tuple[Cell, ...]:
-    rest = ", ".join(f"{each:.0%}" for each in numbers(found.get("remaining_fractions")))
     shares = (share(found.get(key)) for key in ("iou", "iomin", "chance"))
-    return (name, number(found.get("shared")), number(found.get("union")), *shares, rest)
+    each = (
+        ", ".join(f"{part:.0%}" for part in numbers(found.get(key)))
+        for key in ("shared_fractions", "remaining_fractions")
+    )
+    return (name, number(found.get("shared")), number(found.get("union")), *shares, *each)
 
 
 def _counts(found: Data) -> tuple[Cell, ...]:

@@ -89,7 +89,11 @@ def _overlap(found: Data) -> Iterator[Block]:
                if number(each.get("union"))]  # fmt: skip
     rows: list[tuple[Cell, ...]] = []
     for name, each in groups:
-        remaining = ", ".join(f"{share:.1%}" for share in numbers(each.get("remaining_fractions")))
+        shares = (
+            ", ".join(f"{share:.1%}" for share in numbers(each.get(key)))
+            for key in ("shared_fractions", "remaining_fractions")
+        )
         values = (number(each.get(key)) for key in ("shared", "union", "iou", "iomin", "chance"))
-        rows.append((Name(name), *values, remaining))
-    yield table(("of", "shared", "union", "IoU", "IoMin", "chance IoU", "remaining"), rows, "What its parts share")
+        rows.append((Name(name), *values, *shares))
+    headers = ("of", "shared", "union", "IoU", "IoMin", "chance IoU", "shared of each", "remaining of first")
+    yield table(headers, rows, "What its parts share")

@@ -66,13 +66,15 @@ class Interference:
 
 def interference_stages(spec: CompositionSpec, place: Workplace) -> dict[tuple[str, str], MeasureStage]:
     """A measurement of each part and of the composition on each task of a part, by task and circuit. Each circuit keeps
-    its own ablation reference, whatever the task says."""
+    its own ablation reference, whatever the task says: the kind, and the task whose data the values come from."""
     row = f"interference in {spec.name}"
     found: dict[tuple[str, str], MeasureStage] = {}
     for task in tasks_of_parts(spec):
         for circuit in (*spec.operands, spec):
             on = replace(task, ablation=_reference(circuit))
-            found[task.name, circuit.name] = MeasureStage(circuit, _obtain(circuit, place), on, row=row)
+            found[task.name, circuit.name] = MeasureStage(
+                circuit, _obtain(circuit, place), on, reference=circuit.task, row=row
+            )
     return found
 
 

@@ -162,18 +162,27 @@ class Measurement:
 
 
 class MeasureStage(Stage[Measurement]):
-    """Measure a circuit and its complement on held-out examples: of its own task, or of another one."""
+    """Measure a circuit and its complement on held-out examples: of its own task, or of another one, with the ablation
+    values of the data of `reference`."""
 
     kind = "measure"
 
     def __init__(
-        self, spec: AnyCircuit, found: Callable[[], Found], task: TaskSpec | None = None, *, row: str = ""
+        self,
+        spec: AnyCircuit,
+        found: Callable[[], Found],
+        task: TaskSpec | None = None,
+        *,
+        reference: TaskSpec | None = None,
+        row: str = "",
     ) -> None:
         on = f" on {task.name}" if task is not None else ""
         super().__init__(f"measure {spec.name}{on}", spec.span, f"measuring `{spec.name}`{on}", row)
         judged = task or spec.task
         assert judged is not None
         self.spec, self.task, self._found = spec, judged, found
+        other = reference is not None and reference.name != judged.name and judged.ablation.startswith("mean")
+        self._reference = reference if other else None
 
     def inputs(self, place: Workplace) -> Mapping[str, Any]:
         """Graph, task, circuit, and how the examples are cut into batches: sums in another order differ."""
@@ -186,13 +195,15 @@ class MeasureStage(Stage[Measurement]):
             "batch_size": batch_size_of(self.spec),
             "circuit": circuit_digest(found.circuit),
         }
+        if self._reference is not None:
+            inputs["reference"] = TaskStage(self._reference, self.spec.graph.model)
         return inputs | ({"factors": factors_digest(found.factors)} if found.factors else {})
 
     def run(self, place: Workplace) -> Measurement:
         """All metrics, faithfulness being that of the task's own metric."""
         spec, found = self.spec, self._found()
         with located(self.doing, self.span):
-            evaluator = place.evaluator(spec.graph, self.task, SPLIT, batch_size_of(spec))
+            evaluator = place.evaluator(spec.graph, self.task, SPLIT, batch_size_of(spec), self._reference)
             with place.reporter.stage(self.name):
                 measured = evaluator.measure_several(both_masks(found, evaluator.program))
         ends, metric = (evaluator.empty, evaluator.full), self.task.metric

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dsl.running.cache import CHECKPOINTS, Cache, Entry
@@ -297,15 +297,23 @@ class Workplace:
                 self.tasks[key] = build_task(spec, self.spec, loaded)
         return self.tasks[key]
 
-    def evaluator(self, graph: GraphSpec, task: TaskSpec, split: str, batch_size: int) -> Evaluator:
-        """Measures masks on a split; the model and the empty circuit are measured when it is made."""
+    def evaluator(
+        self, graph: GraphSpec, task: TaskSpec, split: str, batch_size: int, reference: TaskSpec | None = None
+    ) -> Evaluator:
+        """Measures masks on a split, with means over the data of `reference` in place of the task's own where it is
+        given; the model and the empty circuit are measured when it is made."""
+        from passes.ablations import ReferenceSource
         from passes.measure import Evaluator
 
-        key = (graph.name, task.name, task.ablation, split, batch_size)
+        key = (graph.name, task.name, task.ablation, split, batch_size, reference and reference.name)
         if key not in self.evaluators:
             program, examples = self.program(graph), self.task(task, graph.model)
             with self.reporter.stage(f"measure model of {task.name}"):
-                made = Evaluator(program, examples, split, batch_size)
+                source = None
+                if reference is not None:
+                    theirs = self.task(replace(reference, ablation=task.ablation), graph.model)
+                    source = ReferenceSource(program, theirs.beside(examples))
+                made = Evaluator(program, examples, split, batch_size, source=source)
                 _ = made.empty  # now, so that its time is not counted with a circuit's
             self.evaluators[key] = made
         return self.evaluators[key]

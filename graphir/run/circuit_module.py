@@ -23,12 +23,11 @@ if TYPE_CHECKING:
 def hard_masks(circuit: Circuit, program: MaskedProgram, *, complement: bool = False) -> Masks:
     """The circuit's masks of zeros and ones for `program`: an edge is kept if it and the node that writes it are.
 
-    The complement keeps the edges and the weights that the circuit drops. A circuit that masks weights and drops no
-    edge has all edges in its complement, too: with none of them it would know nothing whatever its weights were.
-    Learned ablation constants go with the masks.
+    The complement keeps the edges and the weights that the circuit drops, and every edge where it drops none
+    (`Circuit.masks_weights_alone`). Learned ablation constants go with the masks.
     """
     kept = circuit.edges & circuit.nodes[np.asarray(circuit.graph.edge_src)]
-    flipped = complement and not (circuit.weights and bool(kept.all()))
+    flipped = complement and not circuit.masks_weights_alone
     edges = torch.as_tensor(~kept if flipped else kept).to(program.device, program.dtype)
     weights = {
         name: torch.as_tensor(~mask if complement else mask).to(program.device)

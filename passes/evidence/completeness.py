@@ -22,8 +22,9 @@ from graphir.algebra_sum import CircuitSum, with_factors
 from graphir.circuit import Circuit
 from graphir.columns import columns, json_object
 from graphir.run.program import MaskedProgram
+from passes.ablations import source_of
 from passes.evidence.budget import Budget
-from passes.evidence.scoring import Component, Scorer, components_of, without
+from passes.evidence.scoring import Component, Scorer, components_of, evaluator_of, without
 from passes.measure import Evaluator
 from passes.observe import Observer, SilentObserver
 from passes.task import Task
@@ -128,7 +129,7 @@ def measure_completeness(
     for the complement.
     """
     budget, observer = budget or Budget(), observer or SilentObserver()
-    evaluator = evaluator or Evaluator(program, task, split, budget.batch_size)
+    evaluator = evaluator or evaluator_of(circuit, program, task, split, budget.batch_size)
     search = _Search(circuit, program, task, of, metric, split, seed, budget)
     observer.begin("completeness", budget.completeness_runs)
     base = search.measure(())
@@ -152,6 +153,7 @@ class _Search:
         self.components = components_of(circuit, of)
         shared: dict[str, Any] = {
             "split": split, "metric": metric, "examples": budget.examples, "batch_size": budget.batch_size,
+            "source": source_of(circuit, program, task),
         }  # fmt: skip
         self.inside = Scorer(program, task, weights=weights, **shared)
         self.outside = Scorer(program, task, **shared) if circuit.weights else self.inside

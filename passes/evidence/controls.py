@@ -23,6 +23,7 @@ from graphir.errors import GraphirError
 from graphir.run.program import MaskedProgram
 from passes.evidence.budget import Budget
 from passes.evidence.random_weights import How, with_random_weights
+from passes.evidence.scoring import evaluator_of
 from passes.measure import Evaluator
 from passes.metrics import default_metric
 from passes.observe import Observer, SilentObserver
@@ -158,7 +159,7 @@ def measure_controls(
     """The controls, `budget.random_circuits` draws each. A control that cannot be made (a circuit larger than its
     complement in some layer, a discovery that fails on random weights) says so; the others stand."""
     budget, observer = budget or Budget(), observer or SilentObserver()
-    evaluator = evaluator or Evaluator(program, task, split, budget.batch_size)
+    evaluator = evaluator or evaluator_of(circuit, program, task, split, budget.batch_size)
     name = metric or default_metric(task, split)
     own = evaluator.measure_circuit(circuit)
     observer.begin("controls", 2 * budget.random_circuits)

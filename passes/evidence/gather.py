@@ -19,8 +19,8 @@ from passes.evidence.controls import Controls, Discover, measure_controls
 from passes.evidence.faithfulness import FaithfulnessCurves, measure_faithfulness
 from passes.evidence.minimality import Minimality, measure_minimality
 from passes.evidence.roc import EdgeRoc, Truth, edge_roc
+from passes.evidence.scoring import evaluator_of
 from passes.evidence.stability import CONFIDENCE, SeedRun, Stability, find_seeds, measure_stability
-from passes.measure import Evaluator
 from passes.metrics import default_metric
 from passes.observe import Observer, SilentObserver
 from passes.task import Task
@@ -147,7 +147,7 @@ def gather_evidence(
     budget, observer = budget or Budget(), observer or SilentObserver()
     whole, _ = with_factors(circuit)
     observer.begin("evidence", 6)
-    evaluator = Evaluator(program, task, split, budget.batch_size)
+    evaluator = evaluator_of(circuit, program, task, split, budget.batch_size)
     name = metric or default_metric(task, split)
     gathering = _Gathering(observer, parts)
     shared: dict[str, Any] = {"metric": name, "split": split, "seed": seed, "budget": budget, "observer": observer}

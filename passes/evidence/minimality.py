@@ -31,6 +31,7 @@ from graphir.circuit import Circuit
 from graphir.columns import columns, json_object
 from graphir.errors import DataError
 from graphir.run.program import MaskedProgram
+from passes.ablations import source_of
 from passes.evidence.budget import Budget
 from passes.evidence.scoring import BudgetSpentError, Scorer, components_of, without
 from passes.observe import Observer, SilentObserver
@@ -159,7 +160,7 @@ class _Search:
         self.kept = effective_edges(circuit)
         self.scorer = Scorer(
             program, task, split=split, metric=metric, examples=budget.examples, batch_size=budget.batch_size,
-            weights=weights, limit=budget.minimality_runs,
+            weights=weights, limit=budget.minimality_runs, source=source_of(circuit, program, task),
         )  # fmt: skip
         self.base = self.scorer(self.kept)
         self.scale = abs(self.scorer.model - self.scorer(np.zeros_like(self.kept)))

@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graphir.algebra import effective_edges
+from graphir.algebra_sum import CircuitSum, with_factors
 from graphir.circuit import Circuit
 from graphir.errors import GraphirError, UnknownNameError
 from graphir.names import closest
 from graphir.run.masks import Masks
 from graphir.run.program import MaskedProgram
 from graphir.run.resume import ResumableRun
-from passes.ablations import ReferenceSource
+from passes.ablations import ReferenceSource, source_of
+from passes.measure import Evaluator
 from passes.metrics import SCORED, default_metric, kl_from, logits_at
 from passes.task import Batch, Task
 
@@ -59,9 +61,9 @@ class Scorer:
     """F of sets of edges, on the first `examples` examples of a split.
 
     `metric` is a task metric (`logit_diff`, `prob_diff`, `answer_log_prob`, `accuracy`) or `kl` to the full model in
-    nats; `weights` are masks that every run shares (of a sum how often
-    each counts). `runs` counts the runs made; `limit` (None: no limit) is how many
-    may be made in all before `BudgetSpentError`.
+    nats; `weights` are masks that every run shares (of a sum how often each counts); `source` gives ablation values,
+    those of the task when left out. `runs` counts the runs made; `limit` (None: no limit) is how many may be made in
+    all before `BudgetSpentError`.
     """
 
     def __init__(
@@ -75,13 +77,14 @@ class Scorer:
         batch_size: int = 8,
         weights: Mapping[str, NDArray[Any]] | None = None,
         limit: int | None = None,
+        source: ReferenceSource | None = None,
     ) -> None:
         self.program, self.task, self.split = program, task, split
         self.metric = metric or default_metric(task, split)
         if self.metric != "kl" and self.metric not in SCORED:
             raise UnknownNameError("metric", self.metric, closest(self.metric, [*SCORED, "kl"]))
         self.runs, self.limit = 0, limit
-        source = ReferenceSource(program, task)
+        source = source or ReferenceSource(program, task)
         self.batches = [batch.to(program.device) for batch in task.batches(split, batch_size, limit=examples)]
         self.examples = sum(map(len, self.batches))
         self._weights = {
@@ -157,6 +160,14 @@ class Scorer:
             value = self._value(logits_at(outputs, batch), batch, full).sum()
             total += torch.autograd.grad(value, [mask])[0].double().cpu()
         return (total / self.examples).numpy()
+
+
+def evaluator_of(
+    found: Circuit | CircuitSum, program: MaskedProgram, task: Task, split: str, batch_size: int
+) -> Evaluator:
+    """Measures on a split with the ablation values of the circuit (`passes.ablations.source_of`)."""
+    circuit, _ = with_factors(found)
+    return Evaluator(program, task, split, batch_size, source=source_of(circuit, program, task))
 
 
 def without(kept: Kept, components: Iterable[Component]) -> Kept:

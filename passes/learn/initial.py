@@ -13,6 +13,7 @@ from graphir.circuit import Circuit
 from graphir.errors import GraphirError, TrainingError
 from graphir.run.masks import Masks
 from passes.base import RunContext, count_for
+from passes.eap import score_edges
 from passes.learn.parametrizations import Parametrization
 from passes.learn.parts import Part
 from passes.learn.results import entries_of, pinned_nodes
@@ -21,6 +22,8 @@ from passes.metrics import attributable, logits_at
 
 LOWEST, HIGHEST = -2.5, 3.0
 _RESOLUTION = 1e-7
+_EXAMPLES = 64
+"""How many examples edges are attributed on."""
 LIMIT = 6.0
 """Largest logit of a mask that shall be able to change sides."""
 
@@ -87,6 +90,17 @@ def is_attributed(scores: Iterable[Tensor], density: float, *, resolution: float
     limit = resolution * max(float(each.max()) for each in scores)
     total = sum(each.numel() for each in scores)
     return sum(int((each > limit).sum()) for each in scores) >= count_for(density, total)
+
+
+def attributed_edges(
+    context: RunContext, density: float, *, batch_size: int, opened: float | None = None
+) -> Tensor | None:
+    """Logits (E,) at the ranks of edges by |EAP|, with a share `opened` of them above zero (twice the density to be
+    kept when left out). None where too few are attributed (`is_attributed`)."""
+    scores = np.abs(score_edges(context, batch_size=batch_size, examples=_EXAMPLES))
+    if not is_attributed([torch.as_tensor(scores)], max(density, 1.0 / len(scores))):
+        return None
+    return ranked(scores, density if opened is None else opened / 2)
 
 
 class _Ones(Parametrization):
