@@ -71,6 +71,47 @@ def test_a_benchmark_file_is_read(suffix: str, tmp_path: Path) -> None:
     assert found.provenance["model"] == GRAPH.model_hash
 
 
+def with_neurons(path: Path, node: str, kept: list[bool]) -> Path:
+    """A file of either form in which a node has these of its eight neurons, all others all of theirs."""
+    circuit = scored(GRAPH, 1)
+    if path.suffix == ".json":
+        export(circuit, path, "mib")
+        value = json.loads(path.read_text())
+        for name, each in value["nodes"].items():
+            each["neurons"] = kept if name == node else [True] * 8
+        return write_json(path, value)
+    tensors = mib_tensors(circuit)
+    table = torch.ones(len(tensors["src_nodes"]), 8, dtype=torch.bool)
+    table[tensors["src_nodes"].index(node)] = torch.tensor(kept)
+    torch.save({**tensors, "neurons_in_graph": table}, path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["json", "pt"])
+def test_a_node_without_neurons_is_not_in_the_circuit(suffix: str, tmp_path: Path) -> None:
+    whole = scored(GRAPH, 1)
+    node = next(each.name for each in whole.kept_nodes() if each.kind.value == "head")
+    found = read_circuit(with_neurons(tmp_path / f"c.{suffix}", node, [False] * 8), GRAPH)
+    assert {each.name for each in whole.kept_nodes()} - {each.name for each in found.kept_nodes()} == {node}
+    assert (
+        read_circuit(with_neurons(tmp_path / f"d.{suffix}", node, [True] * 8), GRAPH).nodes.sum() == whole.nodes.sum()
+    )
+
+
+@pytest.mark.parametrize("suffix", ["json", "pt"])
+def test_a_node_with_some_of_its_neurons_is_refused(suffix: str, tmp_path: Path) -> None:
+    node = next(each.name for each in scored(GRAPH, 1).kept_nodes() if each.kind.value == "head")
+    path = with_neurons(tmp_path / f"c.{suffix}", node, [True, False] * 4)
+    with pytest.raises(DataError, match=f"keeps 4 of the 8 neurons of `{node}`"):
+        read_circuit(path, GRAPH)
+
+
+def test_a_table_of_neurons_that_does_not_fit(tmp_path: Path) -> None:
+    torch.save({**mib_tensors(scored(GRAPH, 1)), "neurons_in_graph": torch.ones(3, 8)}, tmp_path / "c.pt")
+    with pytest.raises(DataError, match=r"`neurons_in_graph` has shape \(3, 8\) for 7 writers"):
+        read_circuit(tmp_path / "c.pt", GRAPH)
+
+
 def test_heads_of_a_file_fall_together_on_shared_ports(tmp_path: Path) -> None:
     grouped = transformer(2, 2, groups=1)
     circuit = scored(GRAPH, 1)

@@ -104,6 +104,16 @@ def test_differentiable_weight_masks_keep_the_task_and_drop_weights() -> None:
     assert accuracy(circuit, complement=True) < 0.8
 
 
+@pytest.mark.parametrize("masks", [1, 4])
+def test_a_gradient_that_is_clipped_to_nothing_moves_nothing(masks: int) -> None:
+    program, task = toy()
+    options: dict[str, Any] = {"steps": 20, "learning_rate": 1.0, "alpha": 0.0, "masks_per_batch": masks}
+    still = passes.run("csordas", program, task, clip=1e-14, **options)
+    assert all(mask.all() for mask in still.weights.values())
+    moved = passes.run("csordas", program, task, clip=1.0, **options)
+    assert not all(mask.all() for mask in moved.weights.values())
+
+
 def test_the_output_is_masked_where_it_is_asked_for() -> None:
     program, task = toy()
     named = {

@@ -13,6 +13,12 @@ from tests.running import HEAD, RANKED, run_text, trace_once
 UNFIT = [
     ("circuit c = discover g for pairs with edge_pruning { steps: 2 } subject to density(edges) <= 0.5%",
      "density of 0.5000% of 106 leaves nothing to keep", "smallest circuit of one is 0.94"),
+    ("circuit c = discover g for pairs with edge_pruning { steps: 2 } subject to edges <= 5, density(edges) >= 50%",
+     "5 of 106 edges are allowed, and this asks for at least 53", "contradict each other"),
+    ("circuit c = discover g for pairs with edge_pruning { steps: 2 } subject to sparsity(edges) >= 90%, edges > 10",
+     "10 of 106 edges are allowed, and this asks for at least 11", "contradict each other"),
+    ("sheaf c = discover g for pairs with csordas { steps: 2 } subject to weights <= 100, density(weights) > 50%",
+     "100 of 32768 weights are allowed, and this asks for at least 16385", "contradict each other"),
     ("circuit c = discover g for pairs with eap top 0.5%", "leaves nothing to keep", "smallest circuit"),
     ("circuit c = discover g for pairs with ugs { level: node } subject to density(nodes) <= 12%",
      "(inputs and outputs) are always kept", "allow at least"),

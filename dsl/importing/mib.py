@@ -1,8 +1,9 @@
 """Circuit files of the MIB benchmark and EAP-IG, JSON and PT.
 
 The PT form is `{cfg, src_nodes, dst_nodes, edges_scores (F, B), edges_in_graph (F, B), nodes_in_graph (F,),
-[nodes_scores (F,)]}`: rows are writers, columns readers (`a3.h4<q>`, `m3`, `logits`); a pair that is no edge of the
-model is simply not in the graph. Neuron masks are not read: trace at neuron granularity and find them there.
+[nodes_scores (F,)], [neurons_in_graph (F, D)]}`: rows are writers, columns readers (`a3.h4<q>`, `m3`, `logits`); a
+pair that is no edge of the model is simply not in the graph. What MIB calls neurons are dimensions of what a node
+writes: a node without any is not in the graph, one with some is refused, since a node here is kept whole.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ def from_json(value: Any, graph: Graph, path: Path) -> Circuit:
     """The circuit of a JSON file (see `dsl.export.mib`)."""
     if not isinstance(value, dict):
         raise DataError(f"{path} is no MIB circuit file", ["its keys are cfg, nodes, edges"])
+    value = _without_dead(value, path)
     resolver = Resolver(graph, path)
     nodes, edges = value.get("nodes"), value.get("edges")
     for name in nodes if isinstance(nodes, dict) else ():
@@ -59,10 +61,49 @@ def from_tensors(value: Any, graph: Graph, path: Path) -> Circuit:
                     values[edge] = score + (0.0 if math.isnan(values[edge]) else values[edge])
     resolver.check()
     nodes, node_scores = _nodes(value, sources, graph, resolver)
+    dead = _dead_rows(value, sources, path)
+    nodes &= ~np.isin(
+        np.arange(len(nodes)), [n for row in dead for n in resolver.nodes(sources[row], every_embedding=True)]
+    )
     all_scores = {"edges": values} if not np.isnan(values).all() else {}
     all_scores |= {} if node_scores is None else {"nodes": node_scores}
     cfg = {str(key): item for key, item in dict(value["cfg"]).items() if isinstance(item, bool | int | float | str)}
     return Circuit(graph, found, nodes, scores=all_scores, provenance={"imported": {"cfg": cfg}})
+
+
+def _without_dead(value: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The JSON with nodes out of the graph of which no neuron is kept."""
+    nodes = value.get("nodes")
+    if not isinstance(nodes, dict):
+        return value
+    found = dict(nodes)
+    for name, node in nodes.items():
+        if isinstance(node, dict) and isinstance(kept := node.get("neurons"), list) and kept and not all(kept):
+            _check_whole(name, sum(map(bool, kept)), len(kept), bool(node.get("in_graph", True)), path)
+            found[name] = {**node, "in_graph": False}
+    return {**value, "nodes": found}
+
+
+def _dead_rows(value: Mapping[str, Any], sources: list[str], path: Path) -> list[int]:
+    """Of the PT form the writers of which no neuron is kept."""
+    if value.get("neurons_in_graph") is None:
+        return []
+    table = value["neurons_in_graph"]
+    kept = np.asarray(table.cpu().numpy() if hasattr(table, "cpu") else table).astype(bool)
+    if kept.ndim != 2 or len(kept) != len(sources):
+        raise DataError(f"{path}: `neurons_in_graph` has shape {kept.shape} for {len(sources)} writers")
+    rows = np.flatnonzero(~kept.all(1)).tolist()
+    for row in rows:
+        _check_whole(sources[row], int(kept[row].sum()), kept.shape[1], bool(value["nodes_in_graph"][row]), path)
+    return rows
+
+
+def _check_whole(name: str, kept: int, total: int, in_graph: bool, path: Path) -> None:
+    if kept and in_graph:
+        raise DataError(
+            f"{path} keeps {kept} of the {total} neurons of `{name}`: a circuit here keeps a node or drops it",
+            ["leave `neurons` out of the file, or mask single neurons with `neuron_attribution` or `discogp`"],
+        )
 
 
 def _tables(value: Any, path: Path) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@ nothing in the last section of a file does not cost the work on those before it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from graphir.errors import GraphirError
 
 if TYPE_CHECKING:
     from dsl.running.workplace import Workplace
-    from dsl.spec import CircuitSpec
+    from dsl.spec import CircuitSpec, Constraint
     from graphir.diagnostics import Span
     from graphir.ir import Graph
 
@@ -54,16 +55,48 @@ def _check_counts(spec: CircuitSpec, bounds: Mapping[str, Any], totals: Mapping[
 
     for part, total in totals.items():
         share = bounds.get("density" if part == "edges" else part)
-        if share is None:
-            continue
-        with located(_doing(spec), _span(spec, part)):
-            count = count_for(share, total)
-            least = _always_kept(spec, graph) if part == "nodes" else 0
-            if count < least:
+        count = total
+        if share is not None:
+            with located(_doing(spec), _span(spec, part)):
+                count = count_for(share, total)
+                least = _always_kept(spec, graph) if part == "nodes" else 0
+                if count < least:
+                    raise GraphirError(
+                        f"{count} of {total} nodes are allowed, and {least} (inputs and outputs) are always kept",
+                        [f"allow at least {least / total:.3%}"],
+                    )
+        limit = bounds.get("edges") if part == "edges" else None
+        _check_least(spec, part, total, count if limit is None else min(count, limit))
+
+
+def _check_least(spec: CircuitSpec, part: str, total: int, most: int) -> None:
+    """That of a part as many may be kept as must be, where one is said as a share and the other as a number."""
+    for each in spec.constraints:
+        least = _least(each, part, total)
+        if least > most:
+            with located(_doing(spec), each.span):
                 raise GraphirError(
-                    f"{count} of {total} nodes are allowed, and {least} (inputs and outputs) are always kept",
-                    [f"allow at least {least / total:.3%}"],
+                    f"{most} of {total} {part} are allowed, and this asks for at least {least}",
+                    ["the bounds contradict each other: drop one of them"],
                 )
+
+
+def _least(constraint: Constraint, part: str, total: int) -> int:
+    """How many of a part a constraint asks for at least; 0 where it does not."""
+    if constraint.value is None:
+        return 0
+    strict = constraint.operator in (">", "<")
+    match constraint.quantity, constraint.operator:
+        case "density", (">=" | ">" | "==") if constraint.part == part:
+            found = constraint.value * total
+        case "sparsity", ("<=" | "<" | "==") if constraint.part == part:
+            found = (1.0 - constraint.value) * total
+        case named, (">=" | ">" | "==") if named == part:
+            found = constraint.value
+        case _:
+            return 0
+    whole = math.ceil(found - 1e-9 * total)
+    return whole + (strict and whole <= found)
 
 
 def _always_kept(spec: CircuitSpec, graph: Graph) -> int:

@@ -198,11 +198,14 @@ class Learner:
         rows = [chunk for chunk in np.array_split(np.arange(len(batch)), count) if len(chunk)]
         weight_forces = self._weight_force(forces)
         whole, total = len(rows) == 1, 0.0
+        # The norm that a gradient is clipped to is that of all tensors: none can be updated before the last is known.
+        weights = self.parts.get("weights")
+        at_once = whole and (weights is None or weights.clip is None)
         for index, chosen in enumerate(rows):
             piece = batch if whole else self.context.task.collate([batch.examples[i] for i in chosen])
             piece = piece.to(self.program.device)
             draw = self.draw(phase, (int(complement), index), complement=complement,
-                             take=weight_forces if whole else False)  # fmt: skip
+                             take=weight_forces if at_once else False)  # fmt: skip
             share = len(chosen) / len(batch)
             loss = self._loss(piece, draw.masks, complement=complement) * share
             if not bool(torch.isfinite(loss)):
@@ -212,7 +215,7 @@ class Learner:
             for name, leaf in draw.leaves.items():
                 if leaf.grad is not None:
                     self.parts[name].accumulate(next(iter(self.parts[name].logits)), leaf.grad)
-        self._update(phase, forces, weight_forces, whole=whole)
+        self._update(phase, forces, weight_forces, at_once=at_once)
         return total
 
     def _loss(self, batch: Batch, masks: Masks, *, complement: bool) -> Tensor:
@@ -242,9 +245,9 @@ class Learner:
         forces: Mapping[str, float] | None,
         weight_force: Callable[[Tensor], Tensor] | None,
         *,
-        whole: bool,
+        at_once: bool,
     ) -> None:
-        """Steps of the small parts with the gradient of the penalties added; weights have had theirs if `whole`."""
+        """Steps of the small parts with the gradient of the penalties added; weights have had theirs if `at_once`."""
         small = {name: part for name, part in self.parts.items() if name in phase.learning and name != "weights"}
         pushes = self._pushes(small, forces or {})
         for name, part in small.items():
@@ -252,7 +255,7 @@ class Learner:
             part.step(None if push is None else (lambda _, push=push: push))  # type: ignore[misc]
         if "weights" in phase.learning:
             part = self.parts["weights"]
-            if whole:
+            if at_once:
                 part.finish()
             else:
                 part.step(weight_force)
