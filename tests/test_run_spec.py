@@ -18,6 +18,7 @@ from dsl.running.carrying import run_spec
 from dsl.running.failures import InterruptedRunError, StageError
 from dsl.running.folder import read_run
 from dsl.running.judging import stability
+from dsl.spec import SpecError
 from graphir.circuit import Circuit
 from graphir.errors import GraphirError
 from tests.running import HEAD, KNOWN, LEARNED, RANKED, run_text, spec_of, trace_once, write_pairs
@@ -241,9 +242,9 @@ def test_ungrouped_ports_reach_the_graph(tmp_path: Path) -> None:
 
 def test_an_objective_that_no_method_has_is_refused_before_any_work(tmp_path: Path) -> None:
     text = HEAD + LEARNED.replace("STEPS", "5").replace("subject", "minimize kl + 0.1 * density(edges) subject")
-    with pytest.raises(StageError, match=r"minimizes `kl\(model, circuit\)` and nothing else") as caught:
+    with pytest.raises(SpecError, match=r"minimizes `kl\(model, circuit\)` and nothing else") as caught:
         run_text(text, tmp_path)
-    assert caught.value.span.text == "kl + 0.1 * density(edges)"
+    assert "minimize kl + 0.1 * density(edges)" in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dsl import tree
@@ -16,6 +15,7 @@ from dsl.checking.values import amount_of, plain_number
 from dsl.schema import METRICS
 from dsl.spec import Amount, CircuitSpec, Constraint, MethodSpec
 from graphir.diagnostics import Edit
+from graphir.errors import GraphirError
 from passes.options import METHODS
 
 STARTS = ("start", "initial", "initial_spread", "initial_logit", "keep")
@@ -49,10 +49,26 @@ def check_circuit(context: Context, section: tree.Circuit) -> CircuitSpec | None
         return None
     objective = minimize.expression if isinstance(minimize, tree.Minimize) else None
     kept = top if isinstance(top, Amount) else None
-    return CircuitSpec(
+    spec = CircuitSpec(
         section.span, section.name.text, graph, task, method, objective, tuple(constraints), kept, section.kind,
         origin=origin if isinstance(origin, CircuitSpec) else None,
     )  # fmt: skip
+    return spec if _can_minimize(context, spec, section.method) else None
+
+
+def _can_minimize(context: Context, spec: CircuitSpec, use: tree.MethodUse) -> bool:
+    """Whether the objective is one that the method has."""
+    if spec.minimize is None:
+        return True
+    from dsl.objectives import objective_options
+
+    try:
+        objective_options(spec)
+    except GraphirError as error:
+        others = [(use.name.span, "learns by an objective of its own")]
+        context.error("C405", error.message, spec.minimize.span, others=others, help=error.hints[0])
+        return False
+    return True
 
 
 def _origin(
@@ -155,13 +171,6 @@ def _objective(context: Context, clause: tree.Minimize | None, use: tree.MethodU
             help="for example `kl(model, circuit)`",
         )
         return False
-    for call in _minimized(clause.expression, 1):
-        fix = replace(call.function, text="density")
-        message = f"minimizing `{call.span.text}` makes the circuit larger"
-        edit = Edit(call.function.span, fix.text)
-        context.warning(
-            "C506", message, call.function.span, "the share that is left out", help="write `density`", fix=edit
-        )
     method = METHODS.get(use.name.text)
     if method is not None and not method.learns:
         others = [(use.name.span, "ranks edges by their effect on the task's metric")]
@@ -174,24 +183,6 @@ def _objective(context: Context, clause: tree.Minimize | None, use: tree.MethodU
         )
         return False
     return clause
-
-
-def _minimized(expression: tree.Expression, sign: float) -> Iterator[tree.Call]:
-    """Terms of an objective that are sparsities with a positive factor."""
-    match expression:
-        case tree.Call() if expression.function.text == "sparsity" and sign > 0:
-            yield expression
-        case tree.Unary(operator="-"):
-            yield from _minimized(expression.operand, -sign)
-        case tree.Binary(operator="+" | "-"):
-            yield from _minimized(expression.left, sign)
-            yield from _minimized(expression.right, -sign if expression.operator == "-" else sign)
-        case tree.Binary(operator="*" | "/"):
-            left, right = constant(expression.left), constant(expression.right)
-            if left is not None and expression.operator == "*":
-                yield from _minimized(expression.right, sign * left)
-            elif right is not None:
-                yield from _minimized(expression.left, sign * right)
 
 
 def _mentions_circuit(expression: tree.Expression) -> bool:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dsl.objectives import objective_options
 from dsl.running.failures import StageError, located
 from dsl.running.keys import circuit_digest, describe, describe_method
-from dsl.running.objectives import objective_options
 from dsl.running.sections.graphs import TraceStage
 from dsl.running.sections.tasks import TaskStage
 from dsl.running.stage import Stage

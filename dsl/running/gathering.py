@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dsl.objectives import objective_options
 from dsl.running.failures import StageError, located
 from dsl.running.finding import LATER, DiscoverStage, Found, batch_size_of, bounds_on, discoveries, seeds_of
 from dsl.running.keys import circuit_digest, describe, describe_method, factors_digest
-from dsl.running.objectives import objective_options
 from dsl.running.sections.graphs import TraceStage
 from dsl.running.sections.tasks import TaskStage
 from dsl.running.stage import Stage

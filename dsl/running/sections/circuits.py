@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from dsl.objectives import objective_options
 from dsl.running import tables
 from dsl.running.failures import StageError, located
 from dsl.running.finding import CompareStage, Found, discover_stages, find_circuit
 from dsl.running.fitting import check_fit
 from dsl.running.judging import Judged, MeasureStage, check_constraints, judge
-from dsl.running.objectives import objective_options
 from dsl.running.stage import Section, Stage
 from graphir.errors import TrainingError
 
