@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from passes.base import RunContext
 from passes.interventions import Interventions
 from tests.attribution_reference import Tiny, tiny
 from tests.modules import feature_example, prepared
+from tests.running import HEAD, run_text
 from tests.test_passes import KNOWN, names, toy
 
 
@@ -214,3 +216,14 @@ def test_the_ends_of_the_scale() -> None:
     masked = Circuit(it.program.graph, np.zeros(count, bool), np.ones(len(it.program.graph.nodes), bool))
     assert masked.on_path().edges.sum() == 0
     assert RunContext(it.program, replace(it.task)).bound("edges") is None
+
+
+def test_a_run_and_its_report_show_what_each_order_gives(tmp_path: Path) -> None:
+    text = HEAD.replace("at last\n", "at last\n  ablate zero\n")
+    text += "circuit c = discover g for pairs with acdc { examples: 4  tau: 0.1  compare_orders: true }\n"
+    run = run_text(text + 'report "r.md"\n', tmp_path)
+    orders = run.circuits["c"].provenance["orders"]
+    written = (run.folder / "r.md") if (run.folder / "r.md").exists() else tmp_path / "r.md"
+    for shown in (str(run), written.read_text(encoding="utf-8")):
+        assert "IoU with the circuit" in shown
+        assert all(name in shown and f"{each['edges']}" in shown for name, each in orders.items())

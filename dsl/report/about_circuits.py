@@ -10,7 +10,7 @@ import numpy as np
 from dsl.report.about_evidence import evidence_sections
 from dsl.report.content import Block, Drawing, Name, Remark, Section, Table, facts
 from dsl.report.drawing import draw_circuit
-from dsl.report.reading import number, text
+from dsl.report.reading import named, number, share, text
 from graphir.circuit import Circuit
 
 STRONGEST = 20
@@ -26,7 +26,7 @@ def circuit_section(
     if unread:
         blocks.append(Remark(f"Without its drawing: {unread}"))
     if circuit is not None:
-        blocks += _picture(name, circuit)
+        blocks += [*_orders(circuit), *_picture(name, circuit)]
     return Section(key, f"Circuit {name}", tuple(blocks), tuple(evidence_sections(key, name, found, circuit, evidence)))
 
 
@@ -57,6 +57,17 @@ def _options_of(method: str) -> frozenset[str]:
 
 def _option(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else "none" if value is None else str(value)
+
+
+def _orders(circuit: Circuit) -> list[Block]:
+    """What each order of traversal gives, where a search compared them."""
+    found = named(circuit.provenance.get("orders"))
+    rows = [
+        (name, number(each.get("edges")), number(each.get("kl")), share(each.get("iou")))
+        for name, each in found.items()
+    ]
+    headers = ("order", "edges", "kl", "IoU with the circuit")
+    return [Table(headers, tuple(rows), "What each order of the edges gives")] if rows else []
 
 
 def _picture(name: str, circuit: Circuit) -> list[Block]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +67,17 @@ def circuit_parts(judged: Judged) -> list[Any]:
     if found.stability is not None:
         seeds = ", ".join(f"seed {seed}: kl {format_number(kl)}" for seed, kl in found.validation.items())
         parts.append(f"stability: IoU of edges at least {found.stability:.3f} over seeds ({seeds} on validation)")
-    return [*parts, *_strongest(judged)]
+    return [*parts, *_orders(circuit), *_strongest(judged)]
+
+
+def _orders(circuit: Circuit) -> list[Any]:
+    """What each order of traversal gives, where a search was asked to compare them (`acdc`)."""
+    found = circuit.provenance.get("orders")
+    if not isinstance(found, Mapping):
+        return []
+    headers = ("order", "edges", "kl", "IoU with the circuit")
+    rows = [(name, each.get("edges"), each.get("kl"), each.get("iou")) for name, each in found.items()]
+    return [simple_table(headers, rows, headers[1:])]
 
 
 def densities_text(circuit: Circuit) -> str:
