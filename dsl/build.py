@@ -330,6 +330,9 @@ class Builder:
     def vector_sum(self, span: Span, children: list[Any]) -> tree.VectorSum:
         return tree.VectorSum(span, children[1], children[-1])
 
+    def vector_set(self, span: Span, children: list[Any]) -> tree.Combination:
+        return self.union(span, children)
+
     def vector_import(self, span: Span, children: list[Any]) -> tree.VectorImport:
         name, model, task = (_after(children, word) for word in ("VECTOR", "ON", "FOR"))
         return tree.VectorImport(span, name, _of(children, tree.Text)[0], model, task)

@@ -253,7 +253,8 @@ SECTIONS: Mapping[str, Section] = {
     "vector": Section(
         "vector NAME = tune MODEL for TASK with METHOD { … }",
         "A task vector: what tuning a sparse part of the model's own weights on the training examples adds to them. Or "
-        "one made of others of the model: `vector both = near + far`, `near - far`, `-near`, `0.5 * near`. It is "
+        "one made of others of the model: `vector both = near + far`, `near - far`, `-near`, `0.5 * near`; or, by what "
+        "they change, `near | far`, `near & far` and `near & ~far`. It is "
         "measured on held-out examples of its task, of the other subtasks, of the tasks of its parts and of those that "
         "a check names; afterwards the model has its own bits again.",
     ),

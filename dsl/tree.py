@@ -440,10 +440,10 @@ class Vector(Node):
 
 @record
 class VectorSum(Node):
-    """`vector NAME = a + b`, `a - b`, `0.5 * a`."""
+    """`vector NAME = a + b`, `a - b`, `0.5 * a`; or, as sets, `a | b`, `a & b`, `a & ~b`."""
 
     name: Name
-    formula: Expression
+    formula: Expression | Formula
 
 
 @record

@@ -33,13 +33,14 @@ class ImportedVectorSpec(Located):
 @record
 class VectorSumSpec(Located):
     """Σ factor · operand, of vectors of one model, each once, in the order in which the file's formula (`text`) names
-    them."""
+    them. Or with `operation` "|" or "&" their union or intersection; those with factor -1 are taken away."""
 
     name: str
     text: str
     operands: tuple[AnyVector, ...]
     factors: tuple[float, ...]
     model: ModelSpec
+    operation: str = "+"
 
 
 AnyVector = TunedVectorSpec | ImportedVectorSpec | VectorSumSpec

@@ -5,8 +5,12 @@
     with both.scaled(0.5).applied(model):      # θ + λ Σ τ; the model's own bits come back at the end
         ...
 
+    near | far, near & far, near.without(far)           # by where they change anything
+
 Ilharco et al. (ICLR 2023, arXiv 2212.04089): τ = θ_tuned − θ_base, θ = θ_base + λ Σ τ_i, negation forgets, τ_C + τ_B −
 τ_A is an analogy. Sparse vectors (LT-SFT, Ansell et al. 2022, arXiv 2110.07560) are vectors with a support.
+As sets, vectors are their supports: `|` and `&` take the larger and the smaller change where both have one, so that the
+identities of sets hold (idempotence, commutativity, associativity, absorption, distributivity) for values as well.
 Tensors that are no floating-point numbers (indices, counters) are left out.
 """
 
@@ -15,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +81,25 @@ class TaskVector:
         """λτ."""
         deltas = {key: delta * factor for key, delta in self.deltas.items()}
         return TaskVector(deltas, self.base, self.name, (f"{factor:g} × {self.name or 'unnamed'}",))
+
+    def __or__(self, other: TaskVector) -> TaskVector:
+        """What either changes; where both do, the change of larger magnitude."""
+        return self._with(other, "|", _larger)
+
+    def __and__(self, other: TaskVector) -> TaskVector:
+        """What both change, by the change of smaller magnitude."""
+        found = self._with(other, "&", _smaller)
+        return replace(
+            found,
+            deltas={
+                key: delta for key, delta in found.deltas.items() if key in self.deltas.keys() & other.deltas.keys()
+            },
+        )
+
+    def without(self, other: TaskVector) -> TaskVector:
+        """The vector where the other one changes nothing, zero elsewhere."""
+        found = self._with(other, "& ~", lambda a, b: a * (b == 0))
+        return replace(found, deltas={key: found.deltas[key] for key in self.deltas})
 
     def _with(self, other: TaskVector, sign: str, combine: Callable[[Tensor, Tensor], Tensor]) -> TaskVector:
         if not isinstance(other, TaskVector):
@@ -212,6 +235,22 @@ class TaskVector:
 
     def __repr__(self) -> str:
         return f"TaskVector({self.name or 'unnamed'}: {self.count:,} parameters in {len(self.deltas)} tensors)"
+
+
+def _larger(a: Tensor, b: Tensor) -> Tensor:
+    """Element by element the one of larger magnitude; of opposite ones the positive."""
+    import torch
+
+    first = (a.abs() > b.abs()) | ((a.abs() == b.abs()) & (a > b))
+    return torch.where(first, a, b)
+
+
+def _smaller(a: Tensor, b: Tensor) -> Tensor:
+    """The other one."""
+    import torch
+
+    first = (a.abs() > b.abs()) | ((a.abs() == b.abs()) & (a > b))
+    return torch.where(first, b, a)
 
 
 def _check_size(parts: list[Any]) -> None:

@@ -56,6 +56,19 @@ def test_a_formula_is_its_factors(formula: str, factors: dict[str, float]) -> No
     assert total(formula) == factors
 
 
+@pytest.mark.parametrize(("formula", "operation", "factors"), [
+    ("a | b", "|", {"a": 1, "b": 1}),
+    ("a & b & a", "&", {"a": 1, "b": 1}),
+    ("a & ~b", "&", {"a": 1, "b": -1}),
+    ("~b & a", "&", {"a": 1, "b": -1}),
+])  # fmt: skip
+def test_a_set_is_its_members(formula: str, operation: str, factors: dict[str, float]) -> None:
+    (found,) = (each for each in spec(f"vector v = {formula}\n").vectors if each.name == "v")
+    assert isinstance(found, VectorSumSpec)
+    assert found.operation == operation
+    assert list(zip((each.name for each in found.operands), found.factors, strict=True)) == list(factors.items())
+
+
 def test_vectors_come_in_the_order_they_need_each_other() -> None:
     found = spec("vector d = c + b\nvector c = -a\n").vectors
     assert [each.name for each in found[:2]] == ["a", "b"] and {each.name for each in found} == {"a", "b", "c", "d"}

@@ -46,6 +46,9 @@ ALL = f"""{TASKS}{NEAR}{FAR}
 vector both = near + far
 vector odd = 2 * both - near / 2
 vector less = -near
+vector either = near | far
+vector common = near & far
+vector only = near & ~far
 check both {{ accuracy(pairs.short) >= 50%  gain(others) >= -1  iou <= 100%  count >= 600 }}
 check near {{ accuracy >= 50%  kl <= 1e-12 }}
 export near to "near/"
@@ -182,6 +185,14 @@ def test_sums_are_those_of_the_vectors(run: RunResult, place: Workplace) -> None
             delta = both.deltas.get(name, torch.zeros(()))
             assert torch.equal(value.detach(), before[name] + delta)
     assert run.results["vectors"]["less"].support.norm == pytest.approx(near.norm)
+
+
+def test_sets_are_those_of_the_vectors(run: RunResult) -> None:
+    near, far = (TaskVector.load(run.folder / each) for each in ("near", "far"))
+    counts = {name: run.results["vectors"][name].support.count for name in ("either", "common", "only")}
+    assert counts == {"either": (near | far).count, "common": (near & far).count, "only": near.without(far).count}
+    assert counts["common"] + counts["only"] == near.count
+    assert run.results["vectors"]["only"].support.norm == pytest.approx(near.without(far).norm)
 
 
 def test_overlaps_are_those_of_sets(run: RunResult) -> None:

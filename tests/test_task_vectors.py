@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from graphir.circuit import Circuit
@@ -63,6 +66,60 @@ def test_vectors_add_scale_and_negate() -> None:
     assert values((a - a).apply(BASE)) == values(BASE)
     assert (a + b).name == "a + b"
     assert a.scaled(3).norm == pytest.approx(3 * a.norm)
+
+
+def sparse(seed: int) -> TaskVector:
+    """Small whole numbers, most of them zero, so that changes meet, agree, and are each other's opposite; one parameter
+    that only odd seeds have."""
+    rng = np.random.default_rng(seed)
+    shapes = {"a": (4, 3), "b": (5,)} | ({"c": (2,)} if seed % 2 else {})
+    deltas = {name: torch.tensor(rng.integers(-2, 3, shape), dtype=torch.float32) for name, shape in shapes.items()}
+    return TaskVector(deltas, "base", f"v{seed}")
+
+
+def dense(vector: TaskVector) -> dict[str, list[float]]:
+    """All values, also of parameters that the vector does not name."""
+    return {
+        name: vector.deltas.get(name, torch.zeros(shape)).flatten().tolist()
+        for name, shape in {"a": (4, 3), "b": (5,), "c": (2,)}.items()
+    }
+
+
+SETS: dict[str, Callable[..., tuple[TaskVector, TaskVector]]] = {
+    "union is idempotent": lambda a, b, c: (a | a, a),
+    "intersection is idempotent": lambda a, b, c: (a & a, a),
+    "union commutes": lambda a, b, c: (a | b, b | a),
+    "intersection commutes": lambda a, b, c: (a & b, b & a),
+    "union is associative": lambda a, b, c: ((a | b) | c, a | (b | c)),
+    "intersection is associative": lambda a, b, c: ((a & b) & c, a & (b & c)),
+    "absorption by union": lambda a, b, c: (a | (a & b), a),
+    "absorption by intersection": lambda a, b, c: (a & (a | b), a),
+    "union distributes": lambda a, b, c: (a | (b & c), (a | b) & (a | c)),
+    "intersection distributes": lambda a, b, c: (a & (b | c), (a & b) | (a & c)),
+    "a difference and what is shared make the whole": lambda a, b, c: (a.without(b) | a.masked(b.support()), a),
+    "what is taken away by either": lambda a, b, c: (a.without(b | c), a.without(b).without(c)),
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+@settings(max_examples=30, deadline=None)
+@given(seeds=st.tuples(*[st.integers(0, 1000)] * 3))
+def test_vectors_as_sets(name: str, seeds: tuple[int, int, int]) -> None:
+    left, right = SETS[name](*map(sparse, seeds))
+    assert dense(left) == dense(right)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seeds=st.tuples(*[st.integers(0, 1000)] * 2))
+def test_the_support_of_a_set_is_the_set_of_the_supports(seeds: tuple[int, int]) -> None:
+    a, b = map(sparse, seeds)
+
+    def support(vector: TaskVector) -> set[tuple[str, int]]:
+        return {(name, i) for name, found in dense(vector).items() for i, value in enumerate(found) if value}
+
+    assert support(a | b) == support(a) | support(b)
+    assert support(a & b) == support(a) & support(b)
+    assert support(a.without(b)) == support(a) - support(b)
 
 
 def test_operands_stay_as_they_are() -> None:

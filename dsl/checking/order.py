@@ -33,7 +33,7 @@ def names_of(section: Made) -> Iterator[tree.Name]:
         yield from (clause.circuit for clause in section.clauses if isinstance(clause, tree.Origin))
 
 
-def named_in(formula: tree.Expression) -> Iterator[tree.Name]:
+def named_in(formula: tree.Expression | tree.Formula) -> Iterator[tree.Name]:
     """The names in the formula of a vector."""
     return (node for node in tree.walk(formula) if isinstance(node, tree.Name) and not node.is_missing)
 

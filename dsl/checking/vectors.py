@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ from passes.options import METHODS
 from passes.tuning_options import TUNERS
 
 VECTORS = (tree.Vector, tree.VectorImport, tree.VectorSum)
-FORM = "sums, differences and multiples of vectors: `near + far`, `0.5 * near`"
+FORM = "sums, differences and multiples of vectors: `near + far`, `0.5 * near`; or sets: `near | far`, `near & ~far`"
 
 
 def check_tuned(context: Context, section: tree.Vector) -> TunedVectorSpec | None:
@@ -99,9 +100,11 @@ def check_vector_import(context: Context, section: tree.VectorImport) -> Importe
 
 
 def check_sum(context: Context, section: tree.VectorSum) -> VectorSumSpec | None:
-    """A linear formula over vectors of one model."""
+    """A linear formula over vectors of one model, or a set of them."""
     names = list({each.text: each for each in named_in(section.formula)}.values())
     found = {each.text: context.spec(each, *VECTORS) for each in names}
+    if isinstance(section.formula, tree.Combination):
+        return _check_set(context, section, section.formula, names, found)
     value = _value(context, section.formula)
     if value is None or any(each is None for each in found.values()):
         return None
@@ -114,9 +117,51 @@ def check_sum(context: Context, section: tree.VectorSum) -> VectorSumSpec | None
         return None
     if not _one_model(context, section, names, found):
         return None
-    operands, factors = tuple(found[name] for name in value.factors), tuple(value.factors.values())
+    return _made(section, found, value.factors)
+
+
+def _made(
+    section: tree.VectorSum, found: Mapping[str, Any], factors: Mapping[str, float], operation: str = "+"
+) -> VectorSumSpec:
+    operands = tuple(found[name] for name in factors)
     text = " ".join(section.formula.span.text.split())
-    return VectorSumSpec(section.span, section.name.text, text, operands, factors, operands[0].model)
+    return VectorSumSpec(
+        section.span, section.name.text, text, operands, tuple(factors.values()), operands[0].model, operation
+    )
+
+
+def _check_set(
+    context: Context, section: tree.VectorSum, formula: tree.Combination, names: list[tree.Name], found: dict[str, Any]
+) -> VectorSumSpec | None:
+    """A union, or an intersection of which some may be taken away."""
+    members = list(_members(formula))
+    if any(each is None for each in found.values()) or any(each.is_missing for each, _ in members):
+        return None
+    factors: dict[str, float] = {}
+    for each, factor in members:
+        if factors.setdefault(each.text, factor) != factor:
+            context.error("C301", f"`{each.text}` is kept and taken away", each.span, "nothing is left")
+            return None
+    if 1.0 not in factors.values():
+        message = "what a vector leaves alone has no values"
+        context.error("C301", message, formula.span, help="take it from another one: `near & ~far`")
+        return None
+    if not _one_model(context, section, names, found):
+        return None
+    ordered = dict(sorted(factors.items(), key=lambda item: -item[1]))  # what is kept first, else as they are named
+    return _made(section, found, ordered, "|" if formula.operator == "|" else "&")
+
+
+def _members(formula: tree.Formula) -> Iterator[tuple[tree.Name, float]]:
+    """The names of a set with 1, or -1 where they are taken away."""
+    if isinstance(formula, tree.Name):
+        yield formula, 1.0
+    elif formula.operator == "~":
+        yield from ((name, -factor) for name, factor in _members(formula.left))
+    else:
+        yield from _members(formula.left)
+        if formula.right is not None:
+            yield from _members(formula.right)
 
 
 def _one_model(context: Context, section: tree.VectorSum, names: list[tree.Name], found: dict[str, Any]) -> bool:

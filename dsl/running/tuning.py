@@ -109,7 +109,8 @@ def described(spec: AnyVector, place: Workplace) -> Any:
         return TuneStage(spec)
     if isinstance(spec, ImportedVectorSpec):
         return {"sha256": _sum_of(place.spec.folder / spec.path), "model": place.identity(spec.model)}
-    return {"factors": spec.factors, "operands": [described(each, place) for each in spec.operands]}
+    made = {"factors": spec.factors, "operands": [described(each, place) for each in spec.operands]}
+    return made if spec.operation == "+" else {**made, "operation": spec.operation}
 
 
 def obtain_vector(spec: AnyVector, place: Workplace) -> TaskVector:
@@ -124,14 +125,20 @@ def obtain_vector(spec: AnyVector, place: Workplace) -> TaskVector:
 
 
 def _combined(spec: AnyVector, place: Workplace) -> TaskVector:
-    """Σ factor · operand, added in the order of the formula."""
+    """Σ factor · operand, added in the order of the formula; or what the set operation makes of them."""
     assert not isinstance(spec, TunedVectorSpec | ImportedVectorSpec)
     operands = [obtain_vector(each, place) for each in spec.operands]
-    with located(f"adding up `{spec.name}`", spec.span):
+    with located(f"composing `{spec.name}`", spec.span):
         total: TaskVector | None = None
         for each, factor in zip(operands, spec.factors, strict=True):
-            term = each if factor == 1 else each.scaled(factor)
-            total = term if total is None else total + term
+            if total is None:
+                total = each if factor == 1 else each.scaled(factor)
+            elif spec.operation == "|":
+                total = total | each
+            elif spec.operation == "&":
+                total = total & each if factor == 1 else total.without(each)
+            else:
+                total = total + (each if factor == 1 else each.scaled(factor))
     assert total is not None  # the check lets no formula be without a vector
     changed = {key: delta for key, delta in total.deltas.items() if bool((delta != 0).any())}
     return replace(total, deltas=changed, name=spec.name, operands=(spec.text,))
