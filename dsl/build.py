@@ -312,7 +312,9 @@ class Builder:
         return tree.Report(span, _of(children, tree.Name), _of(children, tree.Text))
 
     def evidence(self, span: Span, children: list[Any]) -> tree.Evidence:
-        return tree.Evidence(span, _of(children, tree.Name), self._block(children))
+        truth = _behind(children, "AGAINST")
+        circuits = tuple(name for name in _of(children, tree.Name) if name is not truth)
+        return tree.Evidence(span, circuits, truth, self._block(children))
 
     def import_(self, span: Span, children: list[Any]) -> tree.Import:
         name = _after(children, "CIRCUIT") or _after(children, "SHEAF")

@@ -172,10 +172,10 @@ SECTIONS: Mapping[str, Section] = {
         "Faithfulness at several sizes, beside the empty and the full circuit and the rankings of other methods.",
     ),
     "evidence": Section(
-        "evidence CIRCUIT { seeds: 3  controls: random_model, random_circuit  budget: 200 }",
-        "What shows that a circuit is real: stability over seeds, controls, completeness, minimality, the curve; "
-        "in the "
-        "report, and for the gates of `check`.",
+        "evidence CIRCUIT against CIRCUIT { seeds: 3  controls: random_model, random_circuit  budget: 200 }",
+        "What shows that a circuit is real: stability over seeds, controls, completeness, minimality, the curve; in "
+        "the report, and for the gates of `check`. `against` names the true circuit where one is known (imported, or "
+        "composed): its edges are what the ROC curve asks for. Of built-in models it is known without.",
         options="passes.evidence_options:EvidenceOptions",
     ),
     "export": Section(

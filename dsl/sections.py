@@ -333,11 +333,12 @@ class MeasureSpec(Located):
 @record
 class EvidenceSpec(Located):
     """What is measured beside some circuits: `options` is a `passes.evidence_options.EvidenceOptions`, `given` are the
-    names of those that the file sets."""
+    names of those that the file sets, `truth` is the circuit that the file says is the true one."""
 
     circuits: tuple[AnyCircuit, ...]
     options: Any
     given: frozenset[str] = frozenset()
+    truth: AnyCircuit | None = None
 
 
 @record

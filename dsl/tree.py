@@ -313,9 +313,10 @@ class Export(Node):
 
 @record
 class Evidence(Node):
-    """`evidence CIRCUITS { fields }`."""
+    """`evidence CIRCUITS against CIRCUIT { fields }`."""
 
     circuits: tuple[Name, ...]
+    truth: Name | None
     block: Block | None
 
 

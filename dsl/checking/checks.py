@@ -11,7 +11,7 @@ from dsl.checking.expressions import check_condition
 from dsl.checking.gates import GATED, is_gated
 from dsl.checking.masks import masks_of
 from dsl.checking.methods import check_method, check_options
-from dsl.checking.references import find_circuits
+from dsl.checking.references import find_circuit, find_circuits
 from dsl.checking.values import amount_of, plain_number
 from dsl.schema import QUANTITIES, SCALES
 from dsl.spec import AnyCircuit, CheckSpec, CircuitSpec, Condition, EvidenceSpec, MeasureSpec, MethodSpec
@@ -147,7 +147,25 @@ def check_evidence(context: Context, section: tree.Evidence) -> EvidenceSpec | N
             context.error("C402", f"evidence of `{name.span.text}` is given twice", name.span, others=others)
             good = False
         context.judged[name.span.text] = name.span
-    return EvidenceSpec(section.span, circuits, *options) if good else None
+    truth = _truth(context, section, circuits) if section.truth is not None else None
+    if not good or (section.truth is not None and truth is None):
+        return None
+    return EvidenceSpec(section.span, circuits, *options, truth)
+
+
+def _truth(context: Context, section: tree.Evidence, circuits: tuple[AnyCircuit, ...]) -> AnyCircuit | None:
+    """The circuit that is said to be the true one, on the graph of all circuits."""
+    assert section.truth is not None
+    truth = find_circuit(context, section.truth)
+    if truth is None:
+        return None
+    other = next((each for each in circuits if each.graph.name != truth.graph.name), None)
+    if other is None:
+        return truth
+    message = "a circuit is compared with the true one of its own graph"
+    label = f"`{truth.name}` is on `{truth.graph.name}`, `{other.label}` on `{other.graph.name}`"
+    context.error("C406", message, section.truth.span, label)
+    return None
 
 
 def check_measure(context: Context, section: tree.Measure) -> MeasureSpec | None:

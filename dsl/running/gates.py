@@ -129,9 +129,10 @@ class Gates:
         gathered = Gathered(self.check.circuit.name, {part: data.get(part), "missing": data.get("missing") or {}})
         value = gathered.value(name, arguments)
         if value is None:
-            raise DataError(
-                f"`{symbol_name(name, arguments)}` cannot be measured", gathered.reasons(QUANTITIES[name].evidence)
-            )
+            reasons = gathered.reasons(QUANTITIES[name].evidence)
+            if part == "roc" and "roc" not in gathered.data["missing"]:
+                reasons = [f"no true circuit is known: name it, `evidence {self.check.circuit.label} against CIRCUIT`"]
+            raise DataError(f"`{symbol_name(name, arguments)}` cannot be measured", reasons)
         return value
 
     def _evidence(self, name: str, arguments: tuple[str, ...]) -> EvidenceStage:
@@ -145,7 +146,7 @@ class Gates:
             options = replace(options, controls=(arguments[0],))
         elif part == "controls" and told is None:
             options = replace(options, controls=arguments)
-        section = EvidenceSpec(self.check.span, (spec,), options)
+        section = EvidenceSpec(self.check.span, (spec,), options, truth=None if told is None else told.truth)
         return EvidenceStage(section, spec, part, self._lately)
 
 

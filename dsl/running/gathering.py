@@ -16,6 +16,7 @@ from dsl.objectives import objective_options
 from dsl.running.failures import StageError, located
 from dsl.running.finding import LATER, DiscoverStage, Found, batch_size_of, bounds_on, discoveries, seeds_of
 from dsl.running.keys import circuit_digest, describe, describe_method, factors_digest
+from dsl.running.obtaining import obtain
 from dsl.running.sections.graphs import TraceStage
 from dsl.running.sections.tasks import TaskStage
 from dsl.running.stage import Stage
@@ -94,6 +95,7 @@ class EvidenceStage(Stage[Mapping[str, Any]]):
         row, doing = f"evidence of {circuit.label}", f"gathering evidence for `{circuit.label}`"
         super().__init__(f"{row}: {part}", spec.span, doing, row)
         self.options, self.circuit, self.part, self._found = spec.options, circuit, part, found
+        self._true = spec.truth if part == "roc" else None
 
     def inputs(self, place: Workplace) -> Mapping[str, Any]:
         """Graph, task, circuit and its ranking, the options of the test; what discovers, for tests that discover."""
@@ -114,6 +116,8 @@ class EvidenceStage(Stage[Mapping[str, Any]]):
             inputs["factors"] = factors_digest(obtained.factors)
         if self.part in ("faithfulness", "roc"):
             inputs |= {"ranking": _ranking(found), "absolute": bool(found.provenance.get("absolute", True))}
+        if self._true is not None:
+            inputs["truth"] = circuit_digest(obtain(self._true, place).circuit)
         if self.part == "stability":
             inputs["seeds"] = {str(seed): stage for seed, stage in self.discoveries().items()}
         if self._controls_weights and isinstance(spec, CircuitSpec):
@@ -203,9 +207,12 @@ class EvidenceStage(Stage[Mapping[str, Any]]):
         return partial(discover, self.circuit)
 
     def _truth(self, place: Workplace) -> Collection[str] | None:
-        """The true edges of a built-in model on its own task, where they are known and the graph has them."""
+        """The edges of the circuit that the file says is true; else the true edges of a built-in model on its own task,
+        where they are known and the graph has them."""
         from dsl.builtin.truth import ground_truth
 
+        if self._true is not None:
+            return {str(edge) for edge in obtain(self._true, place).circuit.kept_edges()}
         spec = self.circuit
         model, task = spec.graph.model, spec.task
         if model.kind != "builtin" or task is None or task.where is not None:
