@@ -306,8 +306,8 @@ class CsordasOptions(WeightOptions):
 class ImpOptions(WeightOptions):
     """Lottery ticket by iterative magnitude pruning: weights are trained, the smallest dropped, the rest set back.
 
-    Trains the weights of a copy anew in each round. The bound on weights is met exactly; without one each round drops
-    its rate.
+    Trains the weights of a copy anew in each round. The bound on weights is met exactly (with `scope: layer` in
+    each matrix); without one each round drops its rate.
     """
 
     name: ClassVar[str] = "imp"

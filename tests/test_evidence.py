@@ -223,6 +223,18 @@ def test_under_optimal_ablation_evidence_has_the_circuits_own_constants() -> Non
     assert generic != pytest.approx(measured["logit_diff"], abs=1e-3)
 
 
+def test_of_weights_alone_minimality_takes_nodes() -> None:
+    program, task = toy()
+    name = program.maskable[0]
+    weights = {name: np.ones(tuple(program.traced.tensors[name].shape), bool)}
+    everything = Circuit.full(program.graph, weights=weights)
+    wanted = {everything: "nodes", known().with_(weights=weights): "edges"}
+    for circuit, of in wanted.items():
+        found = gather_evidence(circuit, program, task, parts=("minimality",), budget=BUDGET)
+        assert found.minimality is not None
+        assert found.minimality.of == of
+
+
 def test_a_set_is_run_once_and_the_budget_holds() -> None:
     program, task = toy()
     scorer = Scorer(program, task, examples=2, limit=2)

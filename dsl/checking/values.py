@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -168,7 +168,7 @@ def _flag(context: Context, field: Field, item: tree.Item) -> bool | None:
 
 
 def _counts(context: Context, field: Field, value: tree.Value) -> tuple[int, ...] | None:
-    found: list[int] = []
+    found: dict[int, tree.Item] = {}
     if not value.items or (len(value.items) > 1 and not value.is_list):
         fix = ", ".join(item.span.text for item in value.items) if value.items else None
         _wrong_type(context, field, value.span, "values without commas" if value.items else "an empty list", fix)
@@ -178,15 +178,20 @@ def _counts(context: Context, field: Field, value: tree.Value) -> tuple[int, ...
             numbers = read_range(context, item, field)
             if numbers is None:
                 return None
-            found += range(numbers[0], numbers[1] + 1)
+            several: Iterable[int] = range(numbers[0], numbers[1] + 1)
         elif isinstance(item, tree.Number):
             number = _number(context, field, item)
             if number is None:
                 return None
-            found.append(int(number))
+            several = [int(number)]
         else:
             _wrong_type(context, field, item.span, describe(item))
             return None
+        for each in several:
+            first = found.setdefault(each, item)
+            if first is not item:
+                context.error("C402", f"`{each}` is given twice", item.span, others=[(first.span, "first here")])
+                return None
     return tuple(found)
 
 

@@ -128,7 +128,7 @@ def gather_evidence(
     truth: Truth | None = None,
     metric: str | None = None,
     split: str = "test",
-    of: str = "edges",
+    of: str | None = None,
     seed: int = 0,
     confidence: float = CONFIDENCE,
     parts: Collection[str] | None = None,
@@ -139,10 +139,10 @@ def gather_evidence(
 
     `discover` repeats the discovery: with each of `seeds` for stability (the circuit itself is one more run, unless its
     provenance names a seed among them; `seed_runs` are runs already made) and, with `controls`, on random weights.
-    `truth` is the true circuit where it is known. `of` is what minimality removes, edges or nodes; knock-outs of
-    completeness are nodes. With `parts` only these tests are made (faithfulness, roc, completeness, minimality,
-    stability, controls). `confidence` is the level of intervals. What cannot be measured is named in `missing`; the
-    rest stands.
+    `truth` is the true circuit where it is known. `of` is what minimality removes, edges or nodes: edges when left out,
+    and nodes where weights alone are masked. Knock-outs of completeness are nodes. With `parts` only these tests are
+    made (faithfulness, roc, completeness, minimality, stability, controls). `confidence` is the level of intervals.
+    What cannot be measured is named in `missing`; the rest stands.
     """
     budget, observer = budget or Budget(), observer or SilentObserver()
     whole, _ = with_factors(circuit)
@@ -154,6 +154,7 @@ def gather_evidence(
     scores = whole.scores.get("edges")
     if scores is None and gathering.wants("faithfulness"):
         gathering.missing["faithfulness"] = "the circuit has no ranking of edges"
+    removed = of or ("nodes" if whole.masks_weights_alone else "edges")
     absolute = bool(whole.provenance.get("absolute", True))
     runs = _runs(whole, program, discover, tuple(seeds), tuple(seed_runs), observer)
     return Evidence(
@@ -172,7 +173,7 @@ def gather_evidence(
         completeness=gathering(
             "completeness", lambda: measure_completeness(circuit, program, task, evaluator=evaluator, **shared)
         ),
-        minimality=gathering("minimality", lambda: measure_minimality(circuit, program, task, of=of, **shared)),
+        minimality=gathering("minimality", lambda: measure_minimality(circuit, program, task, of=removed, **shared)),
         stability=gathering(
             "stability",
             lambda: measure_stability(runs, bootstrap=budget.bootstrap, seed=seed, confidence=confidence),
