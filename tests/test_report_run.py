@@ -134,14 +134,19 @@ def test_more_of_one_test_repeats_no_other(ran: Path, monkeypatch: pytest.Monkey
 def test_equal_circuits_share_evidence_under_their_own_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trace_once(monkeypatch)
     only = " { curve: false  minimality: false  completeness: false  controls: random_circuit  samples: 1 }\n"
-    text = HEAD + RANKED + RANKED.replace("found", "twin") + f"evidence found{only}evidence twin{only}"
+    text = HEAD + RANKED + RANKED.replace("found", "twin") + "circuit both = found | twin\n"
+    text += f"evidence found{only}evidence twin{only}evidence both{only}"
     result = run_text(text, tmp_path, cache=tmp_path / "cache")
-    evidence = result.manifest["evidence"]
+    evidence = dict(result.manifest["evidence"])
+    composed = evidence.pop("both")
+    assert {name for name in TESTS if composed.get(name)} == {"controls"}
+    assert composed["missing"] == {"stability": "no seed decides what is found: there is nothing to compare"}
     assert [each["circuit"] for each in evidence.values()] == ["found", "twin"]
     assert "evidence for twin: 12 held-out examples (test)" in str(result)
     for each in evidence.values():
-        assert {name for name in TESTS if each.get(name)} == {"controls"}
-        assert each["missing"] == {"stability": "no seed decides what is found: there is nothing to compare"}
+        assert {name for name in TESTS if each.get(name)} == {"controls", "stability"}
+        assert each["missing"] == {}
+        assert each["stability"]["seeds"] == [0, 1, 2]  # the seed says which examples a score is of
 
 
 def test_evidence_says_why_it_has_no_number() -> None:

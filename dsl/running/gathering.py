@@ -252,8 +252,11 @@ def put_together(circuit: str, parts: Mapping[str, Mapping[str, Any]], missing: 
 
 
 def has_seeds(circuit: AnyCircuit) -> bool:
-    """Whether another seed could find another circuit."""
-    return isinstance(circuit, CircuitSpec) and hasattr(circuit.method.options, "seeds")
+    """Whether another seed could find another circuit: by what is drawn in learning, or by which examples are taken."""
+    if not isinstance(circuit, CircuitSpec):
+        return False
+    options = circuit.method.options
+    return hasattr(options, "seeds") or getattr(options, "examples", None) is not None
 
 
 def _ranking(circuit: Circuit) -> str | None:
