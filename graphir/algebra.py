@@ -39,8 +39,8 @@ from graphir.reach import links_of
 
 Mask = NDArray[np.bool_]
 
-# Ablations whose values come from the input itself; those of all others come from a data set.
-_OF_THE_INPUT = ("zero", "interchange")
+OF_THE_INPUT = ("zero", "interchange", "noise")
+"""Ablations whose values come from the input itself; those of all others come from a data set."""
 
 
 class AblationMismatchError(GraphirError):
@@ -50,7 +50,7 @@ class AblationMismatchError(GraphirError):
 @dataclass(frozen=True, slots=True)
 class AblationReference:
     """What stands in for parts that are not kept: the kind, and the identity of the data its values come from (empty
-    for zero and interchange ablation, whose values come from no data set, and where it is not known)."""
+    for `OF_THE_INPUT`, whose values come from no data set, and where it is not known)."""
 
     kind: str
     data: str = ""
@@ -61,7 +61,7 @@ class AblationReference:
 
 def reference_of(circuit: Circuit) -> AblationReference:
     """The ablation reference of a circuit."""
-    data = "" if circuit.ablation in _OF_THE_INPUT else str(circuit.provenance.get("data") or "")
+    data = "" if circuit.ablation in OF_THE_INPUT else str(circuit.provenance.get("data") or "")
     return AblationReference(circuit.ablation, data)
 
 

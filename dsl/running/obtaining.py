@@ -47,13 +47,11 @@ def compose(spec: CompositionSpec, place: Workplace) -> Found:
     sum is the union that it is a sum over."""
     operands = {each.name: obtain(each, place) for each in spec.operands}
     with located(f"composing `{spec.name}`", spec.span):
-        whole = _value(spec.formula, operands, spec.ablation if spec.mixed else None)
+        whole = _value(spec.formula, operands, spec.ablation)
         factors: Mapping[str, Any] = {}
         if not isinstance(whole, Circuit):
             factors, whole = whole.factors, whole.circuit
-    told: dict[str, Any] = {"formula": spec.formula.text}
-    if spec.mixed:
-        told["data"] = place.task(spec.task, spec.graph.model).identity
+    told = {"formula": spec.formula.text, "data": place.task(spec.task, spec.graph.model).identity}
     provenance = settled({**whole.provenance, **told})
     example = place.value(TraceStage(spec.graph)).stored_example
     circuit = whole.with_(name=spec.name, graph=place.graph(spec.graph), example=example, provenance=provenance)
@@ -61,7 +59,7 @@ def compose(spec: CompositionSpec, place: Workplace) -> Found:
     return Found(spec, circuit, {0: circuit}, 0, {}, factors=factors)
 
 
-def _value(formula: Formula, operands: Mapping[str, Found], rule: str | None) -> Circuit | CircuitSum:
+def _value(formula: Formula, operands: Mapping[str, Found], rule: str) -> Circuit | CircuitSum:
     from graphir import algebra
     from graphir.algebra_sum import add
 
@@ -76,7 +74,7 @@ def _value(formula: Formula, operands: Mapping[str, Found], rule: str | None) ->
     return combine(*sides, ablation=rule)
 
 
-def _circuit(formula: Formula, operands: Mapping[str, Found], rule: str | None) -> Circuit:
+def _circuit(formula: Formula, operands: Mapping[str, Found], rule: str) -> Circuit:
     found = _value(formula, operands, rule)
     return found if isinstance(found, Circuit) else found.circuit
 
