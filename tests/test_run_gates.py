@@ -74,7 +74,7 @@ def test_the_truth_of_a_model_is_that_of_its_own_task_alone(tmp_path: Path) -> N
 
 def test_a_check_and_an_evidence_section_share_what_is_measured(tmp_path: Path) -> None:
     section = "evidence found { controls: random_circuit  samples: 4  curve: true  completeness: false "
-    section += "minimality: false }\n"
+    section += "minimality: false  seeds: 1 }\n"
     run = run_text(HEAD + RANKED + section + "check found { cmd <= 1  control random_circuit <= 100% }\n", tmp_path)
     assert kinds(run).count("evidence") == 4  # metrics, faithfulness, roc, controls: each once
     assert values(run)["control(random_circuit)"] in [pytest.approx(k / 5) for k in range(1, 6)]
