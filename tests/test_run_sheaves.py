@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import passes
-from dsl.running.failures import StageError
 from dsl.running.folder import read_run
+from dsl.spec import SpecError
 from graphir.circuit import Circuit
 from graphir.run.program import MaskedProgram
 from tests.running import HEAD, run_text, trace_once
@@ -67,7 +67,7 @@ def test_an_objective_is_the_methods_own(tmp_path: Path, objective: str, options
 
 @pytest.mark.parametrize("objective", ["minimize 2 * kl", "minimize complete", "minimize kl + density(weights)"])
 def test_an_objective_that_the_method_has_not_is_refused(tmp_path: Path, objective: str) -> None:
-    with pytest.raises(StageError, match=r"minimizes `kl\(model, circuit\)`, `faith` or `cross_entropy`"):
+    with pytest.raises(SpecError, match=r"minimizes `kl\(model, circuit\)`, `faith` or `cross_entropy`"):
         run_text(learned(objective), tmp_path)
 
 
