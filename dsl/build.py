@@ -234,7 +234,7 @@ class Builder:
             result = tree.Combination(result.span.to(operand.span), str(sign), result, operand)
         return result
 
-    overlap = union
+    overlap = vector_set = union
 
     def complement(self, span: Span, children: list[Any]) -> tree.Combination:
         return tree.Combination(span, "~", children[-1], None)
@@ -331,9 +331,6 @@ class Builder:
 
     def vector_sum(self, span: Span, children: list[Any]) -> tree.VectorSum:
         return tree.VectorSum(span, children[1], children[-1])
-
-    def vector_set(self, span: Span, children: list[Any]) -> tree.Combination:
-        return self.union(span, children)
 
     def vector_import(self, span: Span, children: list[Any]) -> tree.VectorImport:
         name, model, task = (_after(children, word) for word in ("VECTOR", "ON", "FOR"))

@@ -105,15 +105,9 @@ def complement(circuit: Circuit, *, name: str = "") -> Circuit:
 # --- what the operations share ---------------------------------------------------------------------------------------
 
 
-def effective_edges(circuit: Circuit) -> Mask:
-    """(E,) the edges that run: kept, from a kept node."""
-    kept: Mask = circuit.edges & circuit.nodes[links_of(circuit.graph).src]
-    return kept
-
-
 def _others_edges(circuit: Circuit) -> Mask:
     """(E,) the edges of the complement."""
-    return effective_edges(circuit) if circuit.masks_weights_alone else ~effective_edges(circuit)
+    return circuit.effective_edges if circuit.masks_weights_alone else ~circuit.effective_edges
 
 
 def _without(a: Mask, b: Mask) -> Mask:
@@ -224,7 +218,7 @@ def operand_record(circuit: Circuit) -> dict[str, Any]:
         "name": circuit.name,
         "ablation": reference.kind,
         "ablation_data": reference.data,
-        "edges": int(effective_edges(circuit).sum()),
+        "edges": int(circuit.effective_edges.sum()),
         "provenance": dict(circuit.provenance),
     }
 
@@ -238,7 +232,7 @@ def _combine(
 ) -> Circuit:
     graph = common_graph(operands)
     reference = common_reference(operands, rule)
-    edges = [effective_edges(circuit) for circuit in operands]
+    edges = [circuit.effective_edges for circuit in operands]
     masks = common_weights(operands)
     if operation == "difference":  # what an operand does not mask, it does not take away either
         edges[1:] = [~_others_edges(circuit) for circuit in operands[1:]]

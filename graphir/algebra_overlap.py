@@ -7,7 +7,7 @@ are 1 where the sets are empty. Of each set A_i, shared is |A_i & (any other)| /
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphir.algebra import common_graph, common_weights, effective_edges
+from graphir.algebra import common_graph, common_weights
 from graphir.circuit import Circuit
 from graphir.columns import columns
 from graphir.errors import GraphirError
@@ -29,19 +29,22 @@ HEADERS = ("part", "shared", "union", "IoU", "IoMin", "chance IoU", "shared of e
 """What a row of `overlap_rows` says."""
 
 
-def compared(masks: Sequence[Mask]) -> tuple[Mask, ...]:
+def compared(masks: Sequence[Mask]) -> Iterator[Mask]:
     """The sets that an overlap of sets (masks of one shape) counts: what all have, what any has, everything there is;
-    each set; of each set what another has, too; of each set what the first has, too."""
+    each set; of each set what another has, too; of each set what the first has, too. One after the other: the masks of
+    a model's weights are large."""
     if not masks:
         raise GraphirError("an overlap needs at least one circuit")
     times = np.zeros(np.shape(masks[0]), np.uint16)
     for mask in masks:
         times += mask
+    yield times == len(masks)
+    yield times > 0
+    yield np.ones(times.shape, bool)
+    yield from masks
     several = times > 1
-    return (
-        times == len(masks), times > 0, np.ones_like(several),
-        *masks, *(mask & several for mask in masks), *(mask & masks[0] for mask in masks),
-    )  # fmt: skip
+    yield from (mask & several for mask in masks)
+    yield from (mask & masks[0] for mask in masks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,7 @@ class Groups:
     names: NDArray[np.str_]
     sizes: NDArray[np.int64]
 
-    def count(self, masks: Sequence[Mask]) -> dict[str, list[int]]:
+    def count(self, masks: Iterable[Mask]) -> dict[str, list[int]]:
         """How many elements of each flat mask are in each group, groups in the order of their first run."""
         names, first, codes = np.unique(self.names, return_index=True, return_inverse=True)
         counts = [np.bincount(codes, weights=self._of_runs(mask), minlength=len(names)) for mask in masks]
@@ -243,7 +246,7 @@ def overlap(*operands: Circuit, across_models: bool = False) -> CircuitOverlap:
         raise GraphirError("an overlap needs at least one circuit")
     graph = common_graph(operands, across_models=across_models)
     masks: dict[str, tuple[Mask, ...]] = {
-        "edges": tuple(effective_edges(circuit) for circuit in operands),
+        "edges": tuple(circuit.effective_edges for circuit in operands),
         "nodes": tuple(circuit.nodes for circuit in operands),
     }
     groups = {"edges": _each(*edge_groups(graph)), "nodes": _each(*_node_groups(graph))}

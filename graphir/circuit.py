@@ -126,10 +126,16 @@ class Circuit(InNotebook):
         return 1.0 - self.density
 
     @property
+    def effective_edges(self) -> NDArray[np.bool_]:
+        """(E,) the edges that run: kept, from a kept node."""
+        kept: NDArray[np.bool_] = self.edges & self.nodes[links_of(self.graph).src]
+        return kept
+
+    @property
     def masks_weights_alone(self) -> bool:
         """Whether it has masks on weights and every edge runs. Its complement has every edge, too: with none of them it
         would know nothing, whatever its weights were."""
-        return bool(self.weights) and bool((self.edges & self.nodes[links_of(self.graph).src]).all())
+        return bool(self.weights) and bool(self.effective_edges.all())
 
     def densities(self) -> dict[str, float]:
         """Kept shares of edges, nodes and, when weights are masked, of parameter scalars named in `weights`; of neurons

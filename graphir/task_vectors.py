@@ -241,16 +241,18 @@ def _larger(a: Tensor, b: Tensor) -> Tensor:
     """Element by element the one of larger magnitude; of opposite ones the positive."""
     import torch
 
-    first = (a.abs() > b.abs()) | ((a.abs() == b.abs()) & (a > b))
-    return torch.where(first, a, b)
+    return torch.where(_is_larger(a, b), a, b)
 
 
 def _smaller(a: Tensor, b: Tensor) -> Tensor:
     """The other one."""
     import torch
 
-    first = (a.abs() > b.abs()) | ((a.abs() == b.abs()) & (a > b))
-    return torch.where(first, b, a)
+    return torch.where(_is_larger(a, b), b, a)
+
+
+def _is_larger(a: Tensor, b: Tensor) -> Tensor:
+    return (a.abs() > b.abs()) | ((a.abs() == b.abs()) & (a > b))
 
 
 def _check_size(parts: list[Any]) -> None:

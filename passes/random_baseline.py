@@ -51,14 +51,14 @@ def matched_random(circuit: Circuit | CircuitSum, seed: int, *, complement: bool
     """A random circuit with as many edges into each layer, and as many weights in each parameter, as `circuit`; for a
     sum, a sum in which as many of them count twice, and so on.
 
-    With `complement`, of the edges and weights that `circuit` leaves out; all edges where it leaves out none but
-    masks weights. Raises `GraphirError` where those are too
-    few. All nodes are kept, and what lies on no path stays, so that the counts are equal exactly.
+    With `complement`, of the edges and weights that `circuit` leaves out; all edges where it leaves out none but masks
+    weights. Raises `GraphirError` where those are too few. All nodes are kept, and what lies on no path stays, so that
+    the counts are equal exactly.
     """
     if isinstance(circuit, CircuitSum):
         return _matched_sum(circuit, seed, complement=complement)
     generator = np.random.default_rng(seed)
-    kept = circuit.edges & circuit.nodes[np.asarray(circuit.graph.edge_src)]
+    kept = circuit.effective_edges
     edges = kept if circuit.masks_weights_alone else _drawn(kept, layer_groups(circuit.graph), generator, complement)
     weights = {
         name: _drawn(mask.reshape(-1), np.zeros(mask.size, np.int8), generator, complement).reshape(mask.shape)

@@ -223,7 +223,6 @@ def test_a_run_and_its_report_show_what_each_order_gives(tmp_path: Path) -> None
     text += "circuit c = discover g for pairs with acdc { examples: 4  tau: 0.1  compare_orders: true }\n"
     run = run_text(text + 'report "r.md"\n', tmp_path)
     orders = run.circuits["c"].provenance["orders"]
-    written = (run.folder / "r.md") if (run.folder / "r.md").exists() else tmp_path / "r.md"
-    for shown in (str(run), written.read_text(encoding="utf-8")):
+    for shown in (str(run), (run.folder / "r.md").read_text(encoding="utf-8")):
         assert "IoU with the circuit" in shown
         assert all(name in shown and f"{each['edges']}" in shown for name, each in orders.items())

@@ -14,7 +14,6 @@ from graphir.algebra import (
     AblationMismatchError,
     complement,
     difference,
-    effective_edges,
     intersection,
     needed_nodes,
     reference_of,
@@ -270,7 +269,7 @@ def test_a_sum_by_operator() -> None:
 
 
 def sets(circuit: Circuit) -> set[int]:
-    return set(np.flatnonzero(effective_edges(circuit)).tolist())
+    return set(np.flatnonzero(circuit.effective_edges).tolist())
 
 
 @settings(max_examples=30)

@@ -148,11 +148,18 @@ def _several(context: Context, field: Field, value: tree.Value) -> tuple[Any, ..
         return None
     seen: dict[Any, tree.Item] = {}
     for item, each in zip(value.items, found, strict=True):
-        first = seen.setdefault(each, item)
-        if first is not item:
-            context.error("C402", f"`{item.span.text}` is given twice", item.span, others=[(first.span, "first here")])
+        if not _is_first(context, seen, each, item, item.span.text):
             return None
     return tuple(found)
+
+
+def _is_first(context: Context, seen: dict[Any, tree.Item], value: Any, item: tree.Item, shown: str) -> bool:
+    """Whether a value of a list was not there before; reports one that was."""
+    first = seen.setdefault(value, item)
+    if first is item:
+        return True
+    context.error("C402", f"`{shown}` is given twice", item.span, others=[(first.span, "first here")])
+    return False
 
 
 def _flag(context: Context, field: Field, item: tree.Item) -> bool | None:
@@ -187,11 +194,8 @@ def _counts(context: Context, field: Field, value: tree.Value) -> tuple[int, ...
         else:
             _wrong_type(context, field, item.span, describe(item))
             return None
-        for each in several:
-            first = found.setdefault(each, item)
-            if first is not item:
-                context.error("C402", f"`{each}` is given twice", item.span, others=[(first.span, "first here")])
-                return None
+        if not all(_is_first(context, found, each, item, str(each)) for each in several):
+            return None
     return tuple(found)
 
 

@@ -9,7 +9,7 @@ writes: a node without any is not in the graph, one with some is refused, since 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +60,7 @@ def from_tensors(value: Any, graph: Graph, path: Path) -> Circuit:
                 if not math.isnan(score := float(scores[row, column])):
                     values[edge] = score + (0.0 if math.isnan(values[edge]) else values[edge])
     resolver.check()
-    nodes, node_scores = _nodes(value, sources, graph, resolver)
-    dead = _dead_rows(value, sources, path)
-    nodes &= ~np.isin(
-        np.arange(len(nodes)), [n for row in dead for n in resolver.nodes(sources[row], every_embedding=True)]
-    )
+    nodes, node_scores = _nodes(value, sources, graph, resolver, _dead_rows(value, sources, path))
     all_scores = {"edges": values} if not np.isnan(values).all() else {}
     all_scores |= {} if node_scores is None else {"nodes": node_scores}
     cfg = {str(key): item for key, item in dict(value["cfg"]).items() if isinstance(item, bool | int | float | str)}
@@ -126,7 +122,7 @@ def _tables(value: Any, path: Path) -> tuple[list[str], list[str], np.ndarray, n
 
 
 def _nodes(
-    value: Mapping[str, Any], sources: list[str], graph: Graph, resolver: Resolver
+    value: Mapping[str, Any], sources: list[str], graph: Graph, resolver: Resolver, dead: Collection[int]
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Kept nodes (outputs are, they are not in the file) and scores."""
     kept = np.array([not graph.nodes[i].ports for i in range(len(graph.nodes))], bool)
@@ -134,7 +130,7 @@ def _nodes(
     scores = np.full(len(graph.nodes), np.nan) if "nodes_scores" in value else None
     for row, source in enumerate(sources):
         for node in resolver.nodes(source, every_embedding=True):
-            kept[node] = bool(value["nodes_in_graph"][row])
+            kept[node] = bool(value["nodes_in_graph"][row]) and row not in dead
             if scores is not None:
                 scores[node] = float(value["nodes_scores"][row])
     return kept, scores

@@ -6,7 +6,8 @@ it is, under the vectors it is made of.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,6 +125,11 @@ def obtain_vector(spec: AnyVector, place: Workplace) -> TaskVector:
     return place.once(f"vector {spec.name}", make)
 
 
+_OPERATIONS: Mapping[str, Callable[[TaskVector, TaskVector], TaskVector]] = {
+    "+": operator.add, "|": operator.or_, "&": operator.and_,
+}  # fmt: skip
+
+
 def _combined(spec: AnyVector, place: Workplace) -> TaskVector:
     """Σ factor · operand, added in the order of the formula; or what the set operation makes of them."""
     assert not isinstance(spec, TunedVectorSpec | ImportedVectorSpec)
@@ -131,14 +137,11 @@ def _combined(spec: AnyVector, place: Workplace) -> TaskVector:
     with located(f"composing `{spec.name}`", spec.span):
         total: TaskVector | None = None
         for each, factor in zip(operands, spec.factors, strict=True):
-            if total is None:
-                total = each if factor == 1 else each.scaled(factor)
-            elif spec.operation == "|":
-                total = total | each
-            elif spec.operation == "&":
-                total = total & each if factor == 1 else total.without(each)
-            else:
-                total = total + (each if factor == 1 else each.scaled(factor))
+            if total is not None and spec.operation == "&" and factor < 0:
+                total = total.without(each)
+                continue
+            term = each if factor == 1 else each.scaled(factor)
+            total = term if total is None else _OPERATIONS[spec.operation](total, term)
     assert total is not None  # the check lets no formula be without a vector
     changed = {key: delta for key, delta in total.deltas.items() if bool((delta != 0).any())}
     return replace(total, deltas=changed, name=spec.name, operands=(spec.text,))

@@ -26,7 +26,7 @@ def hard_masks(circuit: Circuit, program: MaskedProgram, *, complement: bool = F
     The complement keeps the edges and the weights that the circuit drops, and every edge where it drops none
     (`Circuit.masks_weights_alone`). Learned ablation constants go with the masks.
     """
-    kept = circuit.edges & circuit.nodes[np.asarray(circuit.graph.edge_src)]
+    kept = circuit.effective_edges
     flipped = complement and not circuit.masks_weights_alone
     edges = torch.as_tensor(~kept if flipped else kept).to(program.device, program.dtype)
     weights = {

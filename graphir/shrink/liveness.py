@@ -25,7 +25,7 @@ def find_live(circuit: Circuit) -> Liveness:
     """The live nodes of `circuit`: an edge counts if it and the node that writes it are kept."""
     graph, links = circuit.graph, links_of(circuit.graph)
     outputs = np.array([n.kind is NodeKind.OUTPUT for n in graph.nodes], bool)
-    kept = circuit.edges & circuit.nodes[links.src]
+    kept = circuit.effective_edges
     live = circuit.nodes | outputs
     while True:
         used = np.zeros(links.n_ports, bool)

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from graphir.algebra import effective_edges
 from graphir.algebra_sum import CircuitSum, with_factors
 from graphir.circuit import Circuit
 from graphir.columns import columns, json_object
@@ -149,7 +148,7 @@ class _Search:
         seed: int, budget: Budget,
     ) -> None:  # fmt: skip
         circuit, weights = with_factors(found)
-        self.kept = effective_edges(circuit)
+        self.kept = circuit.effective_edges
         self.components = components_of(circuit, of)
         shared: dict[str, Any] = {
             "split": split, "metric": metric, "examples": budget.examples, "batch_size": budget.batch_size,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from graphir.algebra import effective_edges, needed_nodes
+from graphir.algebra import needed_nodes
 from graphir.algebra_sum import CircuitSum, with_factors
 from graphir.circuit import Circuit
 from graphir.columns import columns, json_object
@@ -241,6 +241,6 @@ def _runs(
 
 def hard_densities(circuit: Circuit) -> dict[str, float]:
     """Shares kept by the hard masks: edges that run, nodes they need, weights of masked parameters."""
-    edges = effective_edges(circuit)
+    edges = circuit.effective_edges
     shares = {"edges": float(edges.mean()), "nodes": float(needed_nodes(circuit.graph, edges).mean())}
     return shares | {name: share for name, share in circuit.densities().items() if name == "weights"}

@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphir.algebra import effective_edges
 from graphir.algebra_sum import CircuitSum, with_factors
 from graphir.circuit import Circuit
 from graphir.columns import columns, json_object
@@ -157,7 +156,7 @@ class _Search:
         self.count = len(self.components)
         if not self.count:
             raise DataError("the circuit keeps nothing, so nothing can be taken from it")
-        self.kept = effective_edges(circuit)
+        self.kept = circuit.effective_edges
         self.scorer = Scorer(
             program, task, split=split, metric=metric, examples=budget.examples, batch_size=budget.batch_size,
             weights=weights, limit=budget.minimality_runs, source=source_of(circuit, program, task),

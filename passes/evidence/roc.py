@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphir.algebra import effective_edges
 from graphir.circuit import Circuit
 from graphir.columns import columns, json_object
 from graphir.errors import DataError
@@ -61,7 +60,7 @@ def edge_roc(circuit: Circuit, truth: Truth, *, absolute: bool = True, shares: S
     graph, real = circuit.graph, true_mask(circuit.graph, truth)
     if not real.any() or real.all():
         raise DataError("a ROC needs edges that are true and edges that are not", [f"{int(real.sum())} are true"])
-    kept = effective_edges(circuit)
+    kept = circuit.effective_edges
     scores = np.asarray(circuit.scores.get("edges", kept.astype(float)), np.float64)
     values = np.abs(scores) if absolute else scores
     values = np.where(np.isnan(values), np.inf, values)  # no score: always kept
@@ -86,7 +85,7 @@ def edge_roc(circuit: Circuit, truth: Truth, *, absolute: bool = True, shares: S
 def true_mask(graph: Graph, truth: Truth) -> NDArray[np.bool_]:
     """The true edges as a mask (E,)."""
     if isinstance(truth, Circuit):
-        return effective_edges(truth)
+        return truth.effective_edges
     if isinstance(truth, np.ndarray):
         if truth.shape != (len(graph.edges),):
             raise DataError(f"a mask {truth.shape} of true edges for {len(graph.edges)} edges")

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphir.algebra import effective_edges
 from graphir.algebra_sum import CircuitSum, with_factors
 from graphir.circuit import Circuit
 from graphir.errors import GraphirError, UnknownNameError
@@ -47,7 +46,7 @@ class Component:
 
 def components_of(circuit: Circuit, of: str) -> tuple[Component, ...]:
     """The kept edges, or the kept nodes with the kept edges that each writes, in the graph's order."""
-    kept = np.flatnonzero(effective_edges(circuit))
+    kept = np.flatnonzero(circuit.effective_edges)
     graph = circuit.graph
     if of == "edges":
         return tuple(Component(str(graph.edges[i]), np.array([i])) for i in kept.tolist())

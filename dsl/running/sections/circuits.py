@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from dsl.objectives import objective_options
 from dsl.running import tables
-from dsl.running.failures import StageError, located
+from dsl.running.failures import StageError
 from dsl.running.finding import CompareStage, Found, discover_stages, find_circuit
 from dsl.running.fitting import check_fit
 from dsl.running.judging import Judged, MeasureStage, check_constraints, judge
@@ -58,12 +57,6 @@ class Circuits(Section):
     def parts(self, result: RunResult) -> list[Any]:
         """A table for each."""
         return [part for judged in result.judged.values() for part in tables.circuit_parts(judged)]
-
-    def refuse(self, spec: Spec) -> None:
-        """Objectives that the method has not."""
-        for circuit in spec.circuits:
-            with located(f"reading {circuit.kind} `{circuit.name}`", (circuit.minimize or circuit).span):
-                objective_options(circuit)
 
 
 def _in_order(circuits: Sequence[CircuitSpec]) -> Sequence[CircuitSpec]:
